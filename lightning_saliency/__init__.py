@@ -1,0 +1,5 @@
+"""See where a classifier looks while it trains."""
+
+from lightning_saliency.attribution import Explanation as Explanation
+from lightning_saliency.attribution import explain as explain
+from lightning_saliency.errors import SaliencyError as SaliencyError

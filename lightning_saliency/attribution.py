@@ -1,0 +1,372 @@
+"""Attributions of a live model: one forward pass, one backward pass a target and rule."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.errors import SaliencyError, SaliencyWarning
+from lightning_saliency.isolation import undisturbed
+from lightning_saliency.maps import Reduce, reduce_channels
+from lightning_saliency.rules import RULES, Coverage, Graph, Rule
+
+Targets: TypeAlias = Literal["all", "predicted"] | int | Tensor
+Forward: TypeAlias = Callable[[nn.Module, Tensor], Any]
+
+STRONGEST = -1  # in a tensor of targets: the strongest class that its row does not name
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The attributions of a batch of images; ``explanation["guided_backprop"]`` is one of them.
+
+    Attributes:
+        attributions: By rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
+        targets: ``(N, K)`` int64, the class that each attribution explains.
+        logits: ``(N, num_classes)``, what the model said of the images.
+        coverage: How the activations on the way from the logits to the images were treated.
+    """
+
+    attributions: Mapping[str, Tensor]
+    targets: Tensor
+    logits: Tensor
+    coverage: Coverage = field(default_factory=Coverage)
+
+    def __getitem__(self, rule: str) -> Tensor:
+        if rule not in self.attributions:
+            raise KeyError(
+                f"no attribution by {rule!r} here, only by {', '.join(self.attributions)}; "
+                f"ask for it with explain(…, rules=({rule!r},))"
+            )
+        return self.attributions[rule]
+
+    def maps(self, rule: str, reduce: Reduce = "abs_max") -> Tensor:
+        """Saliency maps ``(N, K, H, W)`` of one rule; see :func:`maps.reduce_channels`."""
+        return reduce_channels(self[rule], reduce)
+
+
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = "all",
+    *,
+    rules: Sequence[Rule] = ("guided_backprop",),
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Explanation:
+    """Attribute the logits of ``model`` to the pixels of ``images``.
+
+    The model computes in eval mode and is left as it was found, also after an error: modes,
+    buffers, gradients, attributes and random streams. It may be compiled (it runs eagerly here),
+    in training, and called under ``no_grad`` or ``inference_mode``.
+
+    Args:
+        model: Any module. Its logits are the output itself, the first item of a tuple, the entry
+            ``"logits"`` of a dict or the attribute ``.logits`` of an object.
+        images: ``(N, C, H, W)``, floating point, as the model expects them. Moved to the model's
+            device.
+        targets: The classes to explain: ``"all"``; ``"predicted"``; one class for all images; or
+            an int64 tensor ``(N,)`` or ``(N, K)``, in which -1 stands for the strongest class that
+            its row does not name. A model of one logit has the one target 0.
+        rules: Any of ``"guided_backprop"``, ``"gradient"`` and ``"deconvnet"``; see :mod:`rules`.
+        forward: ``forward(model, images)`` returns the logits, for a model that is not called
+            plainly.
+        chunk_size: Images in one forward pass; all by default. Halved by itself, with a warning,
+            when memory runs out.
+
+    Returns:
+        Attributions in the precision of the images, float32 for those of lower precision, on the
+        model's device.
+
+    Raises:
+        TypeError: Images that are not floating point, targets that are not integers.
+        ValueError: A wrong shape, a class out of range, an unknown rule.
+        SaliencyError: Logits that do not depend on the images, or a rule that has nothing to hold
+            on to because the graph hides the activations.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False), nn.ReLU())
+        >>> _ = nn.init.ones_(model[1].weight)
+        >>> explanation = explain(model, torch.ones(1, 1, 2, 2), targets=1)
+        >>> explanation["guided_backprop"].shape
+        torch.Size([1, 1, 1, 2, 2])
+        >>> print(explanation.coverage)
+        guided: 1 Relu
+    """
+    _check_images(images)
+    _check_rules(rules)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
+    images = images.to(_device_of(model, images))
+    call = forward or _call
+    wanted = _targets_tensor(targets, images)
+    with undisturbed(model):
+        parts = list(_in_chunks(model, images, wanted, tuple(rules), call, chunk_size))
+    explanation = _joined(parts)
+    _warn_of_doubts(model, explanation)
+    return explanation
+
+
+def _call(model: nn.Module, images: Tensor) -> Any:
+    return model(images)
+
+
+def _in_chunks(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor | None,
+    rules: tuple[Rule, ...],
+    forward: Forward,
+    chunk_size: int | None,
+) -> Iterator[Explanation]:
+    size, start = chunk_size or len(images), 0
+    while start < len(images):
+        rows = slice(start, start + size)
+        part = None if targets is None else targets[rows]
+        try:
+            yield _explain_chunk(model, images[rows], part, rules, forward)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = -(-min(size, len(images)) // 2)
+        else:
+            start += size
+            continue
+        # Outside the handler: there, the error would still hold on to the memory of the pass.
+        torch.cuda.empty_cache()
+        _warn(f"memory ran out; explaining {size} image(s) at a time. Set `chunk_size={size}`.")
+
+
+def _explain_chunk(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor | None,
+    rules: tuple[Rule, ...],
+    forward: Forward,
+) -> Explanation:
+    # Gradients are gathered in float32 at least; a clone, because a model may write to its input.
+    leaf = images.detach().to(_at_least_single(images.dtype), copy=True).requires_grad_()
+    logits = find_logits(forward(model, leaf.to(images.dtype, copy=True)), len(images))
+    graph = Graph(logits, leaf)
+    _check_graph(graph, rules)
+    classes = resolve_targets(targets, logits.detach())
+    passes = [(rule, column) for rule in rules for column in range(classes.shape[1])]
+    shape = (len(images), classes.shape[1], *images.shape[1:])
+    attributions: dict[str, Tensor] = {rule: leaf.new_empty(shape) for rule in rules}
+    for number, (rule, column) in enumerate(passes, start=1):
+        seed = torch.zeros_like(logits).scatter_(1, classes[:, [column]], 1)
+        with graph.following(rule):
+            (gradient,) = torch.autograd.grad(logits, leaf, seed, retain_graph=number < len(passes))
+        attributions[rule][:, column] = gradient
+    return Explanation(attributions, classes, logits.detach(), graph.coverage)
+
+
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def find_logits(output: Any, count: int) -> Tensor:
+    """The logits ``(count, num_classes)`` in whatever a model returned, in float32 at least.
+
+    Raises:
+        SaliencyError: There are none, or they are of another shape.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    elif not isinstance(output, Tensor):
+        found = getattr(output, "logits", None)
+        if found is None and isinstance(output, tuple | list) and output:
+            found = output[0]
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        raise SaliencyError(
+            f"no logits found in the model's output, a {type(output).__name__}. Pass "
+            "`forward=lambda model, images: …` that returns a floating-point tensor "
+            "(N, num_classes)."
+        )
+    logits = found.unsqueeze(1) if found.ndim == 1 else found
+    if logits.ndim != 2 or len(logits) != count or logits.shape[1] == 0:
+        raise SaliencyError(
+            f"the logits of {count} image(s) must have shape ({count}, num_classes), got "
+            f"{tuple(found.shape)}. Pass `forward=lambda model, images: …` that reduces them, for "
+            "example by a mean over positions."
+        )
+    return logits.to(_at_least_single(logits.dtype))
+
+
+def resolve_targets(targets: Tensor | None, logits: Tensor) -> Tensor:
+    """Classes ``(N, K)`` from what was asked for; ``None`` asks for all.
+
+    -1 is replaced by the strongest class that its row neither names nor was given already.
+    """
+    count, num_classes = logits.shape
+    if targets is None:
+        return torch.arange(num_classes, device=logits.device).expand(count, -1).contiguous()
+    if targets.shape[1] > num_classes or int(targets.max()) >= num_classes:
+        raise ValueError(
+            f"`targets` must be classes from 0 to {num_classes - 1}, at most {num_classes} an "
+            f"image, as the model has {num_classes} logit(s); got {_shortly(targets)}."
+        )
+    classes = targets.to(logits.device, copy=True)
+    # NaN would compare as the largest of all; it, and -inf, become the lowest of finite numbers.
+    strength = logits.nan_to_num(nan=torch.finfo(logits.dtype).min)
+    for column in range(classes.shape[1]):
+        free = classes[:, column] == STRONGEST
+        named = classes.masked_fill(classes == STRONGEST, num_classes)
+        taken = logits.new_zeros(count, num_classes + 1, dtype=torch.bool).scatter_(1, named, True)
+        strongest = strength.masked_fill(taken[:, :-1], -torch.inf).argmax(dim=1)
+        classes[:, column] = torch.where(free, strongest, classes[:, column])
+    return classes
+
+
+def _shortly(targets: Tensor) -> str:
+    text = ", ".join(str(int(t)) for t in targets.flatten()[:8])
+    return text + (", …" if targets.numel() > 8 else "")
+
+
+def _targets_tensor(targets: Targets, images: Tensor) -> Tensor | None:
+    """``targets`` as ``(N, K)`` int64; ``None`` for all classes."""
+    if isinstance(targets, str):
+        if targets == "all":
+            return None
+        if targets != "predicted":
+            raise ValueError(
+                f"`targets` must be 'all', 'predicted', a class or a tensor, got {targets!r}. "
+                "Class names of ImageNet become indices with `class_index`."
+            )
+        targets = torch.full((len(images), 1), STRONGEST)
+    elif isinstance(targets, int) and not isinstance(targets, bool):
+        if targets < 0:
+            raise ValueError(f"`targets` must be a class from 0 on, got {targets}.")
+        targets = torch.full((len(images), 1), targets)
+    if not isinstance(targets, Tensor) or targets.dtype not in _INTEGERS:
+        kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
+        raise TypeError(f"`targets` must be a str, an int or an int64 tensor, got {kind}.")
+    columns = targets.unsqueeze(1) if targets.ndim == 1 else targets
+    if columns.ndim != 2 or len(columns) != len(images) or columns.shape[1] == 0:
+        raise ValueError(
+            f"`targets` must have shape ({len(images)},) or ({len(images)}, K), a row an image, "
+            f"got {tuple(targets.shape)}."
+        )
+    if int(columns.min()) < STRONGEST:
+        raise ValueError(
+            f"`targets` must be classes from 0 on, or -1 for the strongest, "
+            f"got {_shortly(columns)}."
+        )
+    return columns.to(images.device, torch.int64)
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"`images` must be a tensor, got {type(images).__name__}. "
+            "`ProbeBatch.from_files` reads photos, `torch.from_numpy` takes arrays."
+        )
+    if images.ndim != 4:
+        raise ValueError(
+            f"`images` must have shape (N, C, H, W), got {tuple(images.shape)}. "
+            "Add a batch axis with `images[None]` to explain one image."
+        )
+    if images.numel() == 0:
+        raise ValueError(f"`images` must not be empty, got shape {tuple(images.shape)}.")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"`images` must be floating point, as the model expects them, got {images.dtype}. "
+            "Scale and normalise them as in training, for example `images / 255`."
+        )
+
+
+def _check_rules(rules: Sequence[Rule]) -> None:
+    if isinstance(rules, str) or not rules:
+        raise ValueError(f"`rules` must be a tuple such as ('gradient',), got {rules!r}.")
+    for rule in rules:
+        if rule not in RULES:
+            raise ValueError(f"`rules` must be among {', '.join(RULES)}, got {rule!r}.")
+
+
+def _device_of(model: nn.Module, images: Tensor) -> torch.device:
+    return next((p.device for p in model.parameters()), images.device)
+
+
+_REMEDIES = {
+    "CheckpointFunction": "pass `use_reentrant=False` to torch.utils.checkpoint",
+    "CompiledFunction": "pass the module that was not compiled",
+    "CopySlices": "apply the activation to a copy of the slice, not in place",
+    "CudnnRnn": "a recurrent ReLU layer of cuDNN; `torch.backends.cudnn.enabled = False` shows it",
+}
+_REMEDY = "say what it is with `lightning_saliency.rules.declare(function, …)`"
+
+
+def _remedies(hidden: Mapping[str, int]) -> str:
+    told = [f"{kind} ({_REMEDIES.get(kind, _REMEDY)})" for kind in hidden]
+    return "; ".join(told)
+
+
+def _check_graph(graph: Graph, rules: tuple[Rule, ...]) -> None:
+    if not graph.connected:
+        raise SaliencyError(
+            "the logits do not depend on `images`: no gradient leads from one to the other. Does "
+            "the model detach or round its input, compute under `no_grad`, or return a prediction "
+            "in place of logits? Pass `forward=lambda model, images: …` that returns the logits."
+        )
+    hidden = graph.coverage.hidden
+    # A reentrant checkpoint refuses gradients with respect to an input, whatever the rule.
+    stuck = "CheckpointFunction" in hidden
+    if stuck or (hidden and not graph.coverage.followed and set(rules) != {"gradient"}):
+        raise SaliencyError(
+            f"the graph hides the activations of this model behind {_remedies(hidden)}."
+        )
+
+
+def _joined(parts: list[Explanation]) -> Explanation:
+    if len(parts) == 1:
+        return parts[0]
+    return Explanation(
+        {rule: torch.cat([p[rule] for p in parts]) for rule in parts[0].attributions},
+        torch.cat([p.targets for p in parts]),
+        torch.cat([p.logits for p in parts]),
+        parts[0].coverage,
+    )
+
+
+def _warn_of_doubts(model: nn.Module, explanation: Explanation) -> None:
+    """Say what is doubtful of the maps; the default filter of warnings says each thing once."""
+    coverage = explanation.coverage
+    named = [rule for rule in explanation.attributions if rule != "gradient"]
+    if named and coverage.hidden:
+        _warn(
+            f"{coverage.followed} activation(s) follow {' and '.join(named)}, but others may be "
+            f"hidden behind {_remedies(coverage.hidden)}. The maps may be wrong."
+        )
+    elif named and not coverage.followed:
+        _warn(
+            f"no rectifier on the way from the logits to the images ({coverage}): the map by "
+            f"{' and '.join(named)} is the plain gradient."
+        )
+    broken = [r for r, a in explanation.attributions.items() if not bool(torch.isfinite(a).all())]
+    if broken:
+        _warn(
+            f"the map by {' and '.join(broken)} holds NaN or infinite values: has the training "
+            "diverged? Look at the logits and the learning rate."
+        )
+    if any(_uses_batch_statistics(m) for m in model.modules()):
+        _warn(
+            "a batch norm without running statistics normalises over the batch also in eval mode: "
+            "the map of an image holds what it did to the others. Explain one image at a time."
+        )
+
+
+def _uses_batch_statistics(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, SaliencyWarning, stacklevel=4)

@@ -1,0 +1,9 @@
+"""What the package raises and warns of its own."""
+
+
+class SaliencyError(RuntimeError):
+    """A model or a trainer that cannot be explained; the message says why and what to do."""
+
+
+class SaliencyWarning(UserWarning):
+    """A map that is not what its name promises, or a run that logs less than was asked for."""

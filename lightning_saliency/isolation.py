@@ -1,0 +1,201 @@
+"""Everything of a live module that a computation may disturb, given back as it was found."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Run ``module`` in eval mode with gradients; afterwards, also after an error, nothing shows.
+
+    Kept: the mode of every submodule, buffers, attributes of user-written modules (one level into
+    lists, dicts and sets), ``.grad`` and ``requires_grad`` of parameters, the random streams of
+    torch, CUDA, numpy and python. Inside, compiled code runs eagerly, so that a graph shows its
+    activations, and a module's own ``log`` and ``log_dict`` are silent.
+
+    Works under ``no_grad`` and ``inference_mode``: tensors made inside are ordinary ones.
+    """
+    with ExitStack() as stack:
+        for keep in (_parameters_kept, _buffers_kept, _attributes_kept, _evaluating):
+            stack.enter_context(keep(module))
+        for guard in (_random_streams_kept, _cudnn_search_off, _eager):
+            stack.enter_context(guard())
+        stack.enter_context(_silenced(module))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+@contextmanager
+def random_streams_kept(seed: int | None = None) -> Iterator[None]:
+    """Give torch, CUDA, numpy and python their random states back; start from ``seed`` if given."""
+    with _random_streams_kept():
+        if seed is not None:
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+        yield
+
+
+@contextmanager
+def _random_streams_kept() -> Iterator[None]:
+    cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    # Asking for the state of a GPU that was never used would initialise it.
+    cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def _cuda_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    # Flags, not `eval()`: a `train()` overridden to merge weights or freeze layers must not run.
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        for m, _ in modes:
+            m.training = False
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+@contextmanager
+def _parameters_kept(module: nn.Module) -> Iterator[None]:
+    found = [(p, p.requires_grad, p.grad) for p in module.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, requires_grad, grad in found:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+            if parameter.grad is not grad:
+                parameter.grad = grad
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    found = [
+        (m, name, buffer, buffer.detach().clone())
+        for m in module.modules()
+        for name, buffer in m._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for m, name, buffer, value in found:
+            m._buffers[name] = buffer
+            _write_back(buffer, value)
+
+
+def _write_back(tensor: Tensor, value: Tensor) -> None:
+    # Only what changed: a write, even of the same numbers, would tell a graph that still needs
+    # the tensor for its backward pass that it is no longer valid.
+    with torch.no_grad(), torch.inference_mode(tensor.is_inference()):
+        if tensor.shape != value.shape:
+            tensor.resize_(value.shape)
+        if not torch.equal(tensor, value):
+            tensor.copy_(value)
+
+
+@contextmanager
+def _attributes_kept(module: nn.Module) -> Iterator[None]:
+    # torch's own modules keep their state in parameters and buffers; what a forward pass leaves in
+    # attributes (a counter, a list of features) is found in modules that users write.
+    theirs = [m for m in module.modules() if not type(m).__module__.startswith("torch.")]
+    found = [(m, dict(m.__dict__), _containers(m)) for m in theirs]
+    try:
+        yield
+    finally:
+        for m, attributes, containers in found:
+            _restore_mapping(m.__dict__, attributes)
+            for container, content in containers:
+                _restore_container(container, content)
+
+
+# Names in a module's `__dict__` that are guarded elsewhere, or that sharded training swaps itself.
+_GUARDED = frozenset({"_parameters", "_buffers"})
+
+
+def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
+    return [
+        (value, value.copy())
+        for name, value in module.__dict__.items()
+        if name not in _GUARDED and isinstance(value, list | dict | set)
+    ]
+
+
+def _restore_mapping(mapping: dict[Any, Any], content: dict[Any, Any]) -> None:
+    for key in mapping.keys() - content.keys():
+        del mapping[key]
+    for key, value in content.items():
+        if key not in mapping or mapping[key] is not value:
+            mapping[key] = value
+
+
+def _restore_container(container: Any, content: Any) -> None:
+    if isinstance(container, dict):
+        _restore_mapping(container, content)
+    elif isinstance(container, list):
+        container[:] = content
+    else:
+        container.intersection_update(content)
+        container.update(content)
+
+
+@contextmanager
+def _silenced(module: nn.Module) -> Iterator[None]:
+    # A `forward` that calls `self.log` would overwrite the metric of the step that it stands in.
+    loggers = [m for m in module.modules() if callable(getattr(type(m), "log_dict", None))]
+    shadows = [(m, name) for m in loggers for name in ("log", "log_dict")]
+    try:
+        for m, name in shadows:
+            m.__dict__[name] = _log_nothing
+        yield
+    finally:
+        for m, name in shadows:
+            m.__dict__.pop(name, None)
+
+
+def _log_nothing(*args: object, **kwargs: object) -> None:
+    """Stand in for ``LightningModule.log`` and ``log_dict``."""
+
+
+@contextmanager
+def _cudnn_search_off() -> Iterator[None]:
+    # The search for the fastest algorithm would run anew for the shape of the probe.
+    found = torch.backends.cudnn.benchmark
+    try:
+        torch.backends.cudnn.benchmark = False
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = found
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    # Importing the compiler takes seconds; where nobody has, nothing is compiled.
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
