@@ -1,0 +1,97 @@
+"""A picture to any Lightning logger, by the name of its class, so that both namespaces work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning_saliency.files import safe_name, write_whole
+from lightning_saliency.grid import ImageFormat, Picture, encode
+
+
+class PictureLog:
+    """Sends pictures to every logger that takes them, to files where none does.
+
+    Args:
+        loggers: Those of the trainer.
+        folder: Where files go, ``None`` for nowhere (a ``fast_dev_run``).
+        image_format: Of the pictures in TensorBoard; files are PNG.
+
+    Attributes:
+        files_at: The folder of the pictures, once one was written there.
+    """
+
+    def __init__(
+        self, loggers: Iterable[Any], folder: Path | None, image_format: ImageFormat
+    ) -> None:
+        self._takers = [(_TAKERS[kind], one) for one in loggers if (kind := _kind(one))]
+        self._folder, self._format = folder, image_format
+        self.files_at: Path | None = None
+
+    def add(self, tag: str, picture: Picture, step: int) -> None:
+        """Log ``picture`` under ``tag``, such as ``"saliency/3 · cat"``, at ``step``."""
+        for take, logger in self._takers:
+            take(logger, tag, picture, step, self._format)
+        if not self._takers and self._folder is not None:
+            path = self._folder.joinpath(*map(safe_name, tag.split("/", 1)), f"{step:08d}.png")
+            write_whole(path, encode(picture, "png"))
+            self.files_at = self._folder
+
+
+def run_folder(trainer: Any) -> Path | None:
+    """The folder of this run and no other, or ``None`` where nothing is kept.
+
+    Collective: call it on every rank. A logger that keeps all runs in one folder is given a
+    folder a run, by its name and version.
+    """
+    log_dir = trainer.log_dir
+    if log_dir is None:
+        return None
+    first = trainer.loggers[0] if trainer.loggers else None
+    if first is None or getattr(first, "log_dir", None) == log_dir != first.save_dir:
+        return Path(log_dir)
+    return Path(log_dir, safe_name(str(first.name)), safe_name(str(first.version)))
+
+
+def _kind(logger: Any) -> str | None:
+    return next((c.__name__ for c in type(logger).__mro__ if c.__name__ in _TAKERS), None)
+
+
+def _to_tensorboard(
+    logger: Any, tag: str, picture: Picture, step: int, image_format: ImageFormat
+) -> None:
+    writer = logger.experiment
+    events = getattr(writer, "_get_file_writer", None)
+    if events is None or not type(writer).__module__.startswith("torch.utils.tensorboard"):
+        writer.add_image(tag, picture, step, dataformats="HWC")
+        return
+    # `add_image` takes the picture through floating point and the slowest of PNG encoders; the
+    # event file holds any encoded picture, so the bytes go straight there.
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    height, width, _ = picture.shape
+    encoded = encode(picture, image_format)
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
+    events().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+def _to_wandb(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
+    logger.log_image(key=tag, images=[picture], step=step, caption=[f"step {step}"])
+
+
+def _to_mlflow(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
+    key = "/".join(map(safe_name, tag.split("/")))
+    logger.experiment.log_image(logger.run_id, picture, key=key, step=step)
+
+
+def _to_nowhere(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
+    """A ``fast_dev_run``'s logger has every attribute and keeps nothing."""
+
+
+_TAKERS = {
+    "TensorBoardLogger": _to_tensorboard,
+    "WandbLogger": _to_wandb,
+    "MLFlowLogger": _to_mlflow,
+    "DummyLogger": _to_nowhere,
+}

@@ -1,0 +1,116 @@
+"""What one observation saw, small enough to be kept until training ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.attribution import Explanation
+from lightning_saliency.maps import shrink, strongest_channel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """The maps of a probe batch at one step, at picture resolution.
+
+    Attributes:
+        step: Where the pictures stand on the loggers' step axis.
+        caption: The moment in words: ``"untrained"``, ``"epoch 3"``, ``"step 1200"``.
+        targets: ``(N, K)`` int64, the class of each map.
+        probabilities: ``(N, K)``, of the targets.
+        predicted: ``(N,)`` int64, the strongest class.
+        maps: ``(N, K, h, w)`` float16, signed, divided by its own peak: within [-1, 1]. NaN where
+            the map has values that are not finite.
+        peaks: ``(N, K)``, the largest magnitude of each map, in logits per input unit.
+    """
+
+    step: int
+    caption: str
+    targets: Tensor
+    probabilities: Tensor
+    predicted: Tensor
+    maps: Tensor
+    peaks: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        explanation: Explanation,
+        rule: str,
+        *,
+        step: int,
+        caption: str,
+        size: int,
+        multi_label: bool = False,
+    ) -> Snapshot:
+        """Reduce ``explanation`` to maps of at most ``size`` pixels a side, on the CPU."""
+        maps = shrink(strongest_channel(explanation[rule]), size)
+        peaks = maps.abs().amax(dim=(-2, -1))
+        # A float16 alone would lose the small gradients of a trained network.
+        scaled = maps / peaks.clamp(min=torch.finfo(maps.dtype).tiny)[..., None, None]
+        chances = probabilities(explanation.logits, multi_label=multi_label)
+        return cls(
+            step=step,
+            caption=caption,
+            targets=explanation.targets.cpu(),
+            probabilities=chances.gather(1, explanation.targets).cpu(),
+            predicted=explanation.logits.argmax(dim=1).cpu(),
+            maps=scaled.to("cpu", torch.float16),
+            peaks=peaks.cpu(),
+        )
+
+
+def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
+    """Softmax over the classes; a sigmoid each for several labels an image, or for one logit.
+
+    Example:
+        >>> probabilities(torch.tensor([[0.0, 0.0]]), multi_label=False)
+        tensor([[0.5000, 0.5000]])
+    """
+    if multi_label or logits.shape[1] == 1:
+        return logits.sigmoid()
+    return logits.softmax(dim=1)
+
+
+class History:
+    """The snapshots of a run, thinned out evenly once there are more than ``2 * keep``."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._every = 1  # of the observations so far, one in so many is kept
+        self._seen = 0
+        self._kept: list[Snapshot] = []
+        self._last: Snapshot | None = None
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keep ``snapshot``, at least until the next one comes."""
+        if self._seen % self._every == 0:
+            self._kept.append(snapshot)
+        self._last = snapshot
+        self._seen += 1
+        if len(self._kept) > 2 * self._keep:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    def spread(self) -> list[Snapshot]:
+        """At most ``keep`` snapshots, spread evenly over the run, the first and last included."""
+        kept = list(self._kept)
+        if self._last is not None and (not kept or kept[-1] is not self._last):
+            kept.append(self._last)
+        return spread(kept, self._keep)
+
+
+def spread(items: Sequence[Snapshot], count: int) -> list[Snapshot]:
+    """At most ``count`` of ``items`` at even distances, the first and last included.
+
+    Example:
+        >>> spread(range(10), 4)
+        [0, 3, 6, 9]
+    """
+    if len(items) <= count:
+        return list(items)
+    last = len(items) - 1
+    return [items[round(i * last / (count - 1))] for i in range(count)]
