@@ -86,7 +86,7 @@ def main() -> None:
     )
     print(f"\nThe pictures are in {logger.log_dir}. To see them:\n")
     print(f"    tensorboard --logdir {arguments.logdir} --samples_per_plugin images=500\n")
-    print("then open http://localhost:6006/#images")
+    print("then open http://localhost:6006/#images&tagFilter=^saliency/")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all that a fresh machine with Python and make needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all check format wheel pictures clean
+
+demo: .venv/.demo
+	$(BIN)/python examples/fit_digits.py
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+test-all: .venv/.dev
+	$(BIN)/python -m pytest -m ""
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: .venv/.dev
+	$(BIN)/python -m build --outdir dist
+
+pictures: .venv/.dev
+	$(BIN)/python docs/make_pictures.py
+
+clean:
+	rm -rf .venv dist logs
+
+# torch and torchvision are installed by one call from one index: a pair from two does not import.
+.venv/.demo: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --editable ".[examples]"
+	touch $@
+
+.venv/.dev: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --editable ".[dev]"
+	touch $@ .venv/.demo
