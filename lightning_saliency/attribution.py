@@ -98,15 +98,45 @@ def explain(
         >>> print(explanation.coverage)
         guided: 1 Relu
     """
+    if isinstance(rules, str):
+        raise ValueError(f"`rules` must be a tuple such as ('gradient',), got {rules!r}.")
+    plan = Plan(tuple(rules), forward or _call, chunk_size)
+    return carry_out(plan, model, images, targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to explain, whatever the images.
+
+    Attributes:
+        rules: At least one.
+        forward: ``forward(model, images)`` returns the logits.
+        chunk_size: Images in one forward pass; ``None`` for all.
+        alone: Whether a pass may be repeated, because no other process takes part in it.
+    """
+
+    rules: tuple[Rule, ...]
+    forward: Forward
+    chunk_size: int | None = None
+    alone: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.rules:
+            raise ValueError("`rules` must name a rule at least, got none.")
+        for rule in self.rules:
+            if rule not in RULES:
+                raise ValueError(f"`rules` must be among {', '.join(RULES)}, got {rule!r}.")
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"`chunk_size` must be at least 1, got {self.chunk_size}.")
+
+
+def carry_out(plan: Plan, model: nn.Module, images: Tensor, targets: Targets) -> Explanation:
+    """Explain ``images`` as ``plan`` says; arguments and errors are those of :func:`explain`."""
     _check_images(images)
-    _check_rules(rules)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, got {chunk_size}.")
     images = images.to(_device_of(model, images))
-    call = forward or _call
     wanted = _targets_tensor(targets, images)
     with undisturbed(model):
-        parts = list(_in_chunks(model, images, wanted, tuple(rules), call, chunk_size))
+        parts = list(_in_chunks(plan, model, images, wanted))
     explanation = _joined(parts)
     _warn_of_doubts(model, explanation)
     return explanation
@@ -117,21 +147,16 @@ def _call(model: nn.Module, images: Tensor) -> Any:
 
 
 def _in_chunks(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor | None,
-    rules: tuple[Rule, ...],
-    forward: Forward,
-    chunk_size: int | None,
+    plan: Plan, model: nn.Module, images: Tensor, targets: Tensor | None
 ) -> Iterator[Explanation]:
-    size, start = chunk_size or len(images), 0
+    size, start = plan.chunk_size or len(images), 0
     while start < len(images):
         rows = slice(start, start + size)
         part = None if targets is None else targets[rows]
         try:
-            yield _explain_chunk(model, images[rows], part, rules, forward)
+            yield _explain_chunk(plan, model, images[rows], part)
         except torch.OutOfMemoryError:
-            if size == 1:
+            if size == 1 or not plan.alone:
                 raise
             size = -(-min(size, len(images)) // 2)
         else:
@@ -143,27 +168,39 @@ def _in_chunks(
 
 
 def _explain_chunk(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor | None,
-    rules: tuple[Rule, ...],
-    forward: Forward,
+    plan: Plan, model: nn.Module, images: Tensor, targets: Tensor | None
 ) -> Explanation:
     # Gradients are gathered in float32 at least; a clone, because a model may write to its input.
     leaf = images.detach().to(_at_least_single(images.dtype), copy=True).requires_grad_()
-    logits = find_logits(forward(model, leaf.to(images.dtype, copy=True)), len(images))
+    found = find_logits(plan.forward(model, leaf.to(images.dtype, copy=True)), len(images))
+    logits = found.to(_at_least_single(found.dtype))
     graph = Graph(logits, leaf)
-    _check_graph(graph, rules)
+    _check_graph(graph, plan.rules)
     classes = resolve_targets(targets, logits.detach())
-    passes = [(rule, column) for rule in rules for column in range(classes.shape[1])]
+    scales = _SEED_SCALES if plan.alone and found.dtype == torch.float16 else (1.0,)
     shape = (len(images), classes.shape[1], *images.shape[1:])
-    attributions: dict[str, Tensor] = {rule: leaf.new_empty(shape) for rule in rules}
-    for number, (rule, column) in enumerate(passes, start=1):
-        seed = torch.zeros_like(logits).scatter_(1, classes[:, [column]], 1)
-        with graph.following(rule):
-            (gradient,) = torch.autograd.grad(logits, leaf, seed, retain_graph=number < len(passes))
-        attributions[rule][:, column] = gradient
+    attributions: dict[str, Tensor] = {rule: leaf.new_empty(shape) for rule in plan.rules}
+    for rule, attribution in attributions.items():
+        with graph.following(rule):  # type: ignore[arg-type]
+            for column in range(classes.shape[1]):
+                seed = torch.zeros_like(logits).scatter_(1, classes[:, [column]], 1)
+                attribution[:, column] = _input_gradient(logits, leaf, seed, scales)
     return Explanation(attributions, classes, logits.detach(), graph.coverage)
+
+
+# Gradients in float16 vanish below 6e-8 and overflow above 65504. A rule passes a power of two on
+# unchanged, so it is put in at the logits and taken out at the images; the first that fits is used.
+_SEED_SCALES = (2.0**10, 1.0, 2.0**-10)
+
+
+def _input_gradient(
+    logits: Tensor, leaf: Tensor, seed: Tensor, scales: tuple[float, ...]
+) -> Tensor:
+    for scale in scales:
+        (gradient,) = torch.autograd.grad(logits, leaf, seed * scale, retain_graph=True)
+        if len(scales) == 1 or bool(torch.isfinite(gradient).all()):
+            break
+    return gradient / scale if scale != 1 else gradient
 
 
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:
@@ -171,7 +208,7 @@ def _at_least_single(dtype: torch.dtype) -> torch.dtype:
 
 
 def find_logits(output: Any, count: int) -> Tensor:
-    """The logits ``(count, num_classes)`` in whatever a model returned, in float32 at least.
+    """The logits ``(count, num_classes)`` in whatever a model returned.
 
     Raises:
         SaliencyError: There are none, or they are of another shape.
@@ -196,7 +233,7 @@ def find_logits(output: Any, count: int) -> Tensor:
             f"{tuple(found.shape)}. Pass `forward=lambda model, images: …` that reduces them, for "
             "example by a mean over positions."
         )
-    return logits.to(_at_least_single(logits.dtype))
+    return logits
 
 
 def resolve_targets(targets: Tensor | None, logits: Tensor) -> Tensor:
@@ -282,14 +319,6 @@ def _check_images(images: Tensor) -> None:
             f"`images` must be floating point, as the model expects them, got {images.dtype}. "
             "Scale and normalise them as in training, for example `images / 255`."
         )
-
-
-def _check_rules(rules: Sequence[Rule]) -> None:
-    if isinstance(rules, str) or not rules:
-        raise ValueError(f"`rules` must be a tuple such as ('gradient',), got {rules!r}.")
-    for rule in rules:
-        if rule not in RULES:
-            raise ValueError(f"`rules` must be among {', '.join(RULES)}, got {rule!r}.")
 
 
 def _device_of(model: nn.Module, images: Tensor) -> torch.device:

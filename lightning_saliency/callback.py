@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 
-from lightning_saliency.attribution import Forward
+from lightning_saliency.attribution import Forward, Plan
 from lightning_saliency.autoprobe import probe_of
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
 from lightning_saliency.grid import IMAGE_FORMATS, STYLES, ImageFormat, Style
@@ -16,8 +17,10 @@ from lightning_saliency.loggers import PictureLog, run_folder
 from lightning_saliency.observer import Observer, count_classes
 from lightning_saliency.pictures import Artist, Scale
 from lightning_saliency.probe import ProbeBatch
+from lightning_saliency.ranks import Ranks
 from lightning_saliency.rules import RULES, Rule
 from lightning_saliency.schedule import Schedule
+from lightning_saliency.snapshot import History
 from lightning_saliency.targets import check_words, choose_targets
 
 UNTRAINED = "untrained"
@@ -112,6 +115,7 @@ class SaliencyWatch:
         self._last_step = -1  # of the pictures
         self._seen_at = -1  # optimizer steps done when last observed
         self._epoch = -1  # the last one that was begun
+        self._history = History()
         self._observer: Observer | None = None
         self._warned = False
 
@@ -130,9 +134,7 @@ class SaliencyWatch:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Choose the probe and the classes, and observe the untrained model."""
-        if self.probe is None:
-            self.probe = probe_of(trainer, pl_module)
-        self._observer = self._new_observer(trainer, pl_module, self.probe)
+        self._prepare(trainer, pl_module)
         if self._at_start and trainer.global_step == 0:
             self._observe(trainer, pl_module, UNTRAINED, _step(trainer))
 
@@ -149,10 +151,16 @@ class SaliencyWatch:
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe a due epoch's end at its last validation, which monitors wait for."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking:
             return
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if trainer.state.fn != "fit":
+            self._observe_alone(trainer, pl_module, "validated")
+        elif trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._observe_epoch(trainer, pl_module, _step(trainer))
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Observe the model that is tested."""
+        self._observe_alone(trainer, pl_module, "tested")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe a due epoch's end where no validation has."""
@@ -162,22 +170,57 @@ class SaliencyWatch:
         """Observe the trained model, if that is still to be done, and draw the film strips."""
         if self._seen_at != trainer.global_step:
             self._observe(trainer, pl_module, f"epoch {self._epoch}", _step(trainer) - 1)
-        if self._observer is not None:
-            self._observer.draw_filmstrips()
+        self._draw_filmstrips()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Draw the film strips also of a training that is interrupted by hand."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+            self._draw_filmstrips()
 
     def state_dict(self) -> dict[str, Any]:
-        """The probe and where the pictures have got to; tensors and primitives only."""
+        """The probe and what was seen of it so far; tensors and primitives only."""
         return {
             "probe": None if self.probe is None else self.probe.state(),
             "last_step": self._last_step,
             "seen_at": self._seen_at,
+            "history": self._history.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the probe of the run that is resumed, unless another one was passed."""
-        if self.probe is None and state_dict["probe"] is not None:
-            self.probe = ProbeBatch.from_state(state_dict["probe"])
+        """Go on where the run that is resumed left off, with its probe."""
+        stored = state_dict["probe"] and ProbeBatch.from_state(state_dict["probe"])
+        if self.probe is None:
+            self.probe = stored
+        elif stored is not None and stored.fingerprint != self.probe.fingerprint:
+            warnings.warn(
+                f"the run that is resumed had another probe; the pictures of {self.name!r} begin "
+                "anew with the one passed. Pass `probe=None` to go on with that of the run.",
+                SaliencyWarning,
+                stacklevel=2,
+            )
+            self._last_step = state_dict["last_step"]
+            return
         self._last_step, self._seen_at = state_dict["last_step"], state_dict["seen_at"]
+        self._history = History.from_state(state_dict["history"])
+
+    def _prepare(self, trainer: Any, pl_module: Any) -> None:
+        ranks = Ranks(trainer)
+        if ranks.sharded and self._on_error == "warn":
+            raise SaliencyError(
+                "`on_error='warn'` cannot be kept under a sharded strategy: a process that fails "
+                "in a pass leaves the others waiting. Use `on_error='raise'`."
+            )
+        with ranks.together("preparing to observe"):
+            if self.probe is None:
+                self.probe = probe_of(trainer, pl_module)
+        if ranks.world > 1:
+            self.probe = ProbeBatch.from_state(ranks.of_first(self.probe.state()))
+        self._observer = self._new_observer(trainer, pl_module, self.probe, ranks)
+
+    def _observe_alone(self, trainer: Any, pl_module: Any, caption: str) -> None:
+        """Observe outside of training, once."""
+        self._prepare(trainer, pl_module)
+        self._observe(trainer, pl_module, caption, _step(trainer))
 
     def _observe_epoch(self, trainer: Any, pl_module: Any, step: int) -> None:
         if self.schedule.due_epoch(self._epoch) and self._seen_at != trainer.global_step:
@@ -189,42 +232,69 @@ class SaliencyWatch:
         self._seen_at = trainer.global_step
         # A picture at the step of an earlier one of its tag would hide it.
         self._last_step = max(step, self._last_step + 1)
+        with self._tolerant(f"observing the model ({caption})"):
+            self._observer.observe(_callable_model(trainer, pl_module), caption, self._last_step)
+
+    def _draw_filmstrips(self) -> None:
+        if self._observer is None:
+            return
+        with self._tolerant("drawing the film strips"):
+            self._observer.draw_filmstrips()
+            if self._observer.log is not None and self._observer.log.files_at is not None:
+                print(f"No logger here takes pictures; they are in {self._observer.log.files_at}")
+
+    @contextmanager
+    def _tolerant(self, doing: str) -> Iterator[None]:
+        """Raise what fails inside with a word on where, or warn of it once and go on."""
         try:
-            self._observer.observe(pl_module, caption, self._last_step)
+            yield
         except Exception as error:
+            told = f"{type(error).__name__}: {error}"
             if self._on_error == "raise":
                 raise SaliencyError(
-                    f"observing the model ({caption}) failed: {error}\n"
+                    f"{doing} failed: {told}\n"
                     "With `on_error='warn'` training goes on in such a case."
                 ) from error
-            self._warn_once(f"observing the model ({caption}) failed, training goes on: {error}")
+            if not self._warned:
+                message = f"{doing} failed, training goes on: {told}"
+                warnings.warn(message, SaliencyWarning, stacklevel=2)
+            self._warned = True
 
-    def _new_observer(self, trainer: Any, pl_module: Any, probe: ProbeBatch) -> Observer:
-        forward = _in_precision_of(trainer, self._forward)
-        classes = count_classes(pl_module, probe, forward)
+    def _new_observer(
+        self, trainer: Any, pl_module: Any, probe: ProbeBatch, ranks: Ranks
+    ) -> Observer:
+        plan = Plan(
+            (self._rule,),
+            _in_precision_of(trainer, self._forward),
+            self._chunk_size,
+            alone=not ranks.sharded,
+        )
+        with ranks.together("trying the model on an image of the probe"):
+            classes = count_classes(_callable_model(trainer, pl_module), probe, plan.forward)
         folder = run_folder(trainer)  # collective: on every rank
         log = PictureLog(trainer.loggers, folder, self._image_format)
         return Observer(
             probe=probe,
             targets=choose_targets(self._targets, probe, classes),
-            rule=self._rule,
-            forward=forward,
-            chunk_size=self._chunk_size,
+            plan=plan,
             tag=self.name,
             artist=Artist(
                 probe, style=self._style, scale=self._scale, size=self._tile_size, rule=self._rule
             ),
-            log=log if trainer.is_global_zero else None,
+            log=log if ranks.rank == 0 else None,
+            ranks=ranks,
+            history=self._history,
         )
-
-    def _warn_once(self, message: str) -> None:
-        if not self._warned:
-            warnings.warn(message, SaliencyWarning, stacklevel=2)
-        self._warned = True
 
 
 class SaliencyCallback(SaliencyWatch, pl.Callback):  # noqa: D101
     __doc__ = SaliencyWatch.__doc__
+
+
+def _callable_model(trainer: Any, pl_module: Any) -> Any:
+    """What to call for a forward pass: FSDP's first version gathers weights in its wrapper only."""
+    kinds = {c.__name__ for c in type(trainer.strategy).__mro__}
+    return trainer.strategy.model if "FSDPStrategy" in kinds else pl_module
 
 
 def _in_precision_of(trainer: Any, forward: Forward | None) -> Forward:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Snapshot:
         size: int,
         multi_label: bool = False,
     ) -> Snapshot:
-        """Reduce ``explanation`` to maps of at most ``size`` pixels a side, on the CPU."""
+        """Reduce ``explanation`` to maps of at most ``size`` pixels a side."""
         maps = shrink(strongest_channel(explanation[rule]), size)
         peaks = maps.abs().amax(dim=(-2, -1))
         # A float16 alone would lose the small gradients of a trained network.
@@ -55,12 +56,36 @@ class Snapshot:
         return cls(
             step=step,
             caption=caption,
-            targets=explanation.targets.cpu(),
-            probabilities=chances.gather(1, explanation.targets).cpu(),
-            predicted=explanation.logits.argmax(dim=1).cpu(),
-            maps=scaled.to("cpu", torch.float16),
-            peaks=peaks.cpu(),
+            targets=explanation.targets,
+            probabilities=chances.gather(1, explanation.targets),
+            predicted=explanation.logits.argmax(dim=1),
+            maps=scaled.half(),
+            peaks=peaks,
         )
+
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Snapshot:
+        """The same with ``change`` applied to each of its tensors."""
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _TENSORS}
+        return replace(self, **changed)
+
+    def cpu(self) -> Snapshot:
+        """The same in main memory."""
+        return self.map_tensors(lambda tensor: tensor.detach().cpu())
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and primitives only; the maps in 8 bits, as fine as the colours they become."""
+        told = {name: getattr(self, name) for name in (*_TENSORS, "step", "caption")}
+        return told | {"maps": (self.maps.float() * 127).round().to(torch.int8)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Snapshot:
+        """The snapshot that :meth:`state` described."""
+        broken = ~torch.isfinite(state["peaks"])[..., None, None]
+        maps = (state["maps"].float() / 127).masked_fill(broken, torch.nan)
+        return cls(**{**state, "maps": maps.half()})
+
+
+_TENSORS = ("targets", "probabilities", "predicted", "maps", "peaks")
 
 
 def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
@@ -75,11 +100,14 @@ def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
     return logits.softmax(dim=1)
 
 
-class History:
-    """The snapshots of a run, thinned out evenly once there are more than ``2 * keep``."""
+FRAMES = 12  # columns of a film strip
 
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
+
+class History:
+    """The snapshots of a run, thinned out evenly once there are many."""
+
+    def __init__(self, frames: int = FRAMES) -> None:
+        self._frames = frames
         self._every = 1  # of the observations so far, one in so many is kept
         self._seen = 0
         self._kept: list[Snapshot] = []
@@ -91,19 +119,37 @@ class History:
             self._kept.append(snapshot)
         self._last = snapshot
         self._seen += 1
-        if len(self._kept) > 2 * self._keep:
+        if len(self._kept) > 2 * self._frames:
             self._kept = self._kept[::2]
             self._every *= 2
 
     def spread(self) -> list[Snapshot]:
-        """At most ``keep`` snapshots, spread evenly over the run, the first and last included."""
+        """At most ``frames`` of them, spread evenly over the run, first and last included."""
         kept = list(self._kept)
-        if self._last is not None and (not kept or kept[-1] is not self._last):
+        if self._last is not None and (not kept or kept[-1].step != self._last.step):
             kept.append(self._last)
-        return spread(kept, self._keep)
+        return spread(kept, self._frames)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and primitives only."""
+        last = None if self._last is None else self._last.state()
+        kept = [snapshot.state() for snapshot in self._kept]
+        return {"every": self._every, "seen": self._seen, "kept": kept, "last": last}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> History:
+        """The history that :meth:`state` described."""
+        history = cls()
+        history._every, history._seen = state["every"], state["seen"]
+        history._kept = [Snapshot.from_state(kept) for kept in state["kept"]]
+        history._last = None if state["last"] is None else Snapshot.from_state(state["last"])
+        return history
 
 
-def spread(items: Sequence[Snapshot], count: int) -> list[Snapshot]:
+T = TypeVar("T")
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
     """At most ``count`` of ``items`` at even distances, the first and last included.
 
     Example:
