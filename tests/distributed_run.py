@@ -1,0 +1,96 @@
+"""One training of two real processes: `python distributed_run.py STRATEGY FOLDER OBSERVED`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from matrix import Shapes, Touchy
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader
+
+from lightning_saliency import ProbeBatch, SaliencyCallback
+
+# Probes that divide by two, that do not, and that are smaller than the world.
+COUNTS = {"even": 4, "odd": 3, "one": 1}
+
+
+class Sharded(Touchy):
+    def configure_model(self) -> None:
+        mesh = self.device_mesh["data_parallel"]
+        for part in (self.conv1, self.conv2, self.head):
+            fully_shard(part, mesh=mesh)
+        fully_shard(self, mesh=mesh)
+
+
+class Kept(pl.Callback):
+    """Writes down, on rank 0, how the training ended and what was seen of it."""
+
+    def __init__(self, folder: Path, watchers: list[SaliencyCallback]) -> None:
+        self.folder, self.watchers = folder, watchers
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        whole = {k: _whole(v) for k, v in pl_module.state_dict().items()}
+        moments = [_whole(v["exp_avg"]) for v in trainer.optimizers[0].state.values()]
+        seen = {w.name: [s.state() for s in w._history.spread()] for w in self.watchers}
+        exact = {w.name: [s.maps for s in w._history.spread()] for w in self.watchers}
+        if trainer.is_global_zero:
+            kept = {"weights": whole, "moments": moments, "seen": seen, "maps": exact}
+            kept["metrics"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
+            kept["rng"] = torch.get_rng_state()
+            torch.save(kept, self.folder / "kept.pt")
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full.detach().clone()
+
+
+def strategy_of(name: str) -> Any:
+    if name == "ddp":
+        return DDPStrategy(start_method="fork", process_group_backend="gloo")
+    if name == "fsdp2":
+        return ModelParallelStrategy(
+            data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"
+        )
+    return "auto"
+
+
+def main() -> None:
+    name, folder, observed = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "1"
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    pl.seed_everything(7)
+    data = Shapes(16, augment=False)
+    watchers = [
+        SaliencyCallback(ProbeBatch.from_dataset(data, count=n), name=w, tile_size=24)
+        for w, n in COUNTS.items()
+        if observed
+    ]
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=1 if name == "one" else 2,
+        strategy=strategy_of(name),
+        logger=TensorBoardLogger(folder, name="", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=[*watchers, Kept(folder, watchers)],
+    )
+    train = DataLoader(Shapes(32, augment=True), batch_size=8, shuffle=True)
+    module = Sharded() if name == "fsdp2" else Touchy()
+    trainer.fit(module, train, DataLoader(data, batch_size=8))
+
+
+if __name__ == "__main__":
+    main()

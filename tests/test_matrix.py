@@ -1,0 +1,69 @@
+"""A run ends bitwise as it would without the callback, whatever kind of run it is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import matrix
+import pytest
+import torch
+from matrix import ROWS, Row, differences, run
+
+from lightning_saliency import SaliencyCallback, attribution
+
+_results: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def printed() -> Iterator[None]:
+    """Print the matrix when all of it is known."""
+    yield
+    width = max(map(len, _results), default=0)
+    lines = [f"{name:{width}}  {result}" for name, result in _results.items()]
+    print("\n\nNeutrality: a run with the callback beside the same without\n" + "\n".join(lines))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in ROWS])
+def test_a_run_does_not_notice_that_it_is_observed(name, tmp_path, monkeypatch):
+    row = ROWS[name]
+    _results[name] = "differs"
+    alone, _ = run(row, tmp_path, observed=False)
+    if row.broken:
+        monkeypatch.setattr(attribution, "resolve_targets", _fails)
+    observed, times = run(row, tmp_path, observed=True)
+    assert (times >= 1) == row.seen
+    assert differences(alone, observed) == []
+    _results[name] = f"bitwise the same, observed {times} times"
+
+
+def _fails(*args: object) -> None:
+    torch.rand(3)
+    raise RuntimeError("injected")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("sloppy", "disturbed"),
+    [
+        pytest.param(lambda t, m: torch.rand(1), "torch RNG", id="draws-a-random-number"),
+        pytest.param(lambda t, m: m.norm2.eval(), "modes", id="leaves-a-layer-in-eval-mode"),
+        pytest.param(lambda t, m: m.calls.add_(1), "weights and buffers", id="moves-a-buffer"),
+    ],
+)
+def test_the_comparison_sees_a_careless_observer(sloppy, disturbed, tmp_path, monkeypatch):
+    alone, _ = run(Row({"max_epochs": 1}), tmp_path, observed=False)
+    monkeypatch.setattr(
+        SaliencyCallback, "on_train_end", lambda self, trainer, module: sloppy(trainer, module)
+    )
+    observed, _ = run(Row({"max_epochs": 1}), tmp_path, observed=True)
+    assert any(disturbed in place for place in differences(alone, observed))
+
+
+def test_without_the_callback_the_runs_agree_at_all(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first, second = (run(Row(), tmp_path, observed=False)[0] for _ in range(2))
+    assert differences(first, second) == []
+    assert matrix.CLASSES == len(first["weights and buffers"]["head.bias"])
