@@ -124,6 +124,21 @@ class Manual(Touchy):
         return [torch.optim.SGD(body, lr=0.05), torch.optim.Adam(self.head.parameters(), lr=0.01)]
 
 
+class Talkative(Touchy):
+    """Logs in its forward pass, and keeps what it has seen in attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+        self.passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.log("brightness", images.mean())
+        self.seen.append(float(images.mean()))
+        self.passes += 1
+        return super().forward(images)
+
+
 class Held(Logger):
     """Keeps every scalar in memory, in order."""
 
@@ -209,6 +224,7 @@ def _left_by(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         "torch RNG": torch.get_rng_state(),
         "numpy RNG": np.random.get_state(),
         "python RNG": random.getstate(),
+        "attributes": (getattr(module, "seen", None), getattr(module, "passes", None)),
         "modes": [m.training for m in module.modules()],
         "gradients": [p.grad for p in module.parameters()],
     }
@@ -278,6 +294,7 @@ ROWS: dict[str, Row] = {
     "bf16-true": Row({"precision": "bf16-true"}),
     "16-true": Row({"precision": "16-true"}),
     "64-true": Row({"precision": "64-true"}),
+    "a forward pass that logs and remembers": Row(module=Talkative),
     "compiled": Row(module=lambda: Touchy(compiled=True)),
     "activation checkpointing": Row(module=lambda: Touchy(checkpointed=True)),
     "every observation fails": Row(callback={"on_error": "warn"}, broken=True),

@@ -1,0 +1,253 @@
+"""Whatever fails while a run is observed, the run and what it logged stay as they were."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from matrix import Row, Shapes, Touchy, differences, probe, run
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
+
+import lightning_saliency
+from lightning_saliency import SaliencyCallback, SaliencyError, explain
+from lightning_saliency.errors import SaliencyWarning
+
+PACKAGE = str(Path(lightning_saliency.__file__).parent)
+
+# What gives a module back cannot itself be expected to survive a failure in its middle.
+GIVING_BACK = {"_write_back", "_restore_mapping", "_restore_container"}
+
+
+class Injected(Exception):
+    """Raised at a chosen call."""
+
+
+class CallBreaker:
+    """Raises at the n-th call of a function of the package, counted while a block runs."""
+
+    def __init__(self, at: int | None, error: type[BaseException] = Injected) -> None:
+        self.at, self.error = at, error
+        self.calls = 0
+        self.where = ""
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(PACKAGE):
+            return
+        if code.co_name in GIVING_BACK or code.co_name.startswith("<"):
+            return
+        self.calls += 1
+        if self.calls == self.at:
+            self.where = f"{Path(code.co_filename).name}:{code.co_name}"
+            raise self.error(f"at {self.where}")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        sys.setprofile(self)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+
+def state_of(module: torch.nn.Module) -> dict[str, Any]:
+    return {
+        "modes": [m.training for m in module.modules()],
+        "values": {k: v.clone() for k, v in module.state_dict().items()},
+        "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+        "requires_grad": [p.requires_grad for p in module.parameters()],
+        "attributes": sorted(key for m in module.modules() for key in m.__dict__),
+        "hooks": [len(m._forward_hooks) + len(m._backward_hooks) for m in module.modules()],
+        "torch RNG": torch.get_rng_state(),
+        "grad mode": torch.is_grad_enabled(),
+    }
+
+
+@pytest.mark.parametrize("error", [Injected, KeyboardInterrupt])
+def test_an_error_at_any_call_leaves_the_module_as_it_was(error):
+    module, images = Touchy().train(), probe().images
+    module.norm1.eval()
+    module.head.weight.grad = torch.ones_like(module.head.weight)
+    module.head.bias.requires_grad_(False)
+    before = state_of(module)
+    counting = CallBreaker(None)
+    with counting.active():
+        explain(module, images)
+    assert counting.calls > 30
+    for number in range(1, counting.calls + 1):
+        breaker = CallBreaker(number, error)
+        with pytest.raises(error), breaker.active():
+            explain(module, images)
+        assert differences(before, state_of(module)) == [], breaker.where
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(tmp_path, monkeypatch):
+    """Every call of the third observation, of drawing and of writing too, fails once."""
+    short = {"max_epochs": 1, "num_sanity_val_steps": 0}
+    callback = {"every_n_train_steps": 2, "on_error": "warn", "targets": "label"}
+    alone, _ = run(Row(short), tmp_path, observed=False)
+    seen = SaliencyCallback._observe
+    counting = CallBreaker(None)
+    breaker = counting
+
+    def observe(self: Any, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 4:
+            with breaker.active():
+                seen(self, trainer, *rest)
+        else:
+            seen(self, trainer, *rest)
+
+    monkeypatch.setattr(SaliencyCallback, "_observe", observe)
+    run(Row(short, callback=callback), tmp_path, observed=True)
+    assert counting.calls > 60
+    # Two of the calls are the policy on errors itself, which is what is being tried.
+    policy = 2
+    for number in range(1 + policy, counting.calls + 1, 3):
+        breaker = CallBreaker(number)
+        observed, _ = run(Row(short, callback=callback), tmp_path, observed=True)
+        assert breaker.where, number
+        assert differences(alone, observed) == [], breaker.where
+
+
+def fit(
+    folder: Path, callback: SaliencyCallback, *, module: pl.LightningModule | None = None
+) -> pl.Trainer:
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=1,
+        logger=TensorBoardLogger(folder, name="", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+    )
+    data = Shapes(16, augment=False)
+    trainer.fit(module or Touchy(), DataLoader(data, batch_size=8), DataLoader(data, batch_size=8))
+    return trainer
+
+
+def logged(folder: Path) -> dict[str, list[int]]:
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+    images = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
+    return images | {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+class Exploding(Touchy):
+    """Its weights become infinite after the first epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if self.current_epoch == 1:
+            torch.nn.init.constant_(self.head.weight, float("inf"))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
+def test_a_run_that_diverges_is_drawn_as_such_with_a_warning(tmp_path):
+    with pytest.warns(SaliencyWarning, match="NaN or infinite values: has the training diverged"):
+        fit(tmp_path, SaliencyCallback(probe()), module=Exploding())
+    steps = logged(tmp_path)
+    assert [s for t, s in steps.items() if t.startswith("saliency/")] == [[0, 1, 3]] * 4
+
+
+class Unreadable(Touchy):
+    def forward(self, images: torch.Tensor) -> Any:
+        return {"prediction": super().forward(images).argmax(dim=1)}
+
+    def training_step(self, batch: Any, _: int) -> None:
+        return None
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_cannot_be_explained_fails_before_the_first_step(tmp_path):
+    module = Unreadable()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    with pytest.raises(SaliencyError, match="no logits found in the model's output, a dict"):
+        fit(tmp_path, SaliencyCallback(probe()), module=module)
+    assert differences(before, dict(module.state_dict())) == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_a_logger_that_fails(on_error, tmp_path, monkeypatch):
+    callback = SaliencyCallback(probe(), on_error=on_error)
+    from lightning_saliency import loggers
+
+    calls = []
+
+    def full(*args: object) -> None:
+        calls.append(args)
+        if len(calls) == 7:
+            raise OSError(28, "No space left on device")
+        taken(*args)
+
+    taken = loggers._TAKERS["TensorBoardLogger"]
+    monkeypatch.setitem(loggers._TAKERS, "TensorBoardLogger", full)
+    message = r"observing the model \(epoch 0\) failed.*No space left on device"
+    if on_error == "raise":
+        with pytest.raises(SaliencyError, match=message):
+            fit(tmp_path, callback)
+    else:
+        with pytest.warns(SaliencyWarning, match=message):
+            fit(tmp_path, callback)
+    steps = [s for t, s in logged(tmp_path).items() if t.startswith("saliency/")]
+    # What was logged before stays; under "warn" the next observation is tried again, whole.
+    assert steps == ([[0, 1, 3]] * 2 + [[0, 3]] * 2 if on_error == "warn" else [[0, 1]] * 2 + [[0]] * 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the run's folder should be")
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=blocked / "run",
+        callbacks=[SaliencyCallback(probe(), on_error="warn")],
+    )
+    loader = DataLoader(Shapes(16, augment=False), batch_size=8)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(Touchy(), loader)
+    told = [str(w.message) for w in caught if issubclass(w.category, SaliencyWarning)]
+    assert len(told) == 1
+    assert "observing the model (untrained) failed, training goes on" in told[0]
+    assert trainer.global_step == 2
+    assert blocked.read_text() == "a file where the run's folder should be"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_interruption_in_mid_observation_still_leaves_film_strips(tmp_path, monkeypatch):
+    from lightning_saliency.observer import Observer
+
+    explained = Observer._explain_part
+
+    def interrupted(self: Any, model: Any, caption: str, step: int) -> Any:
+        if caption == "epoch 1":
+            raise KeyboardInterrupt
+        return explained(self, model, caption, step)
+
+    monkeypatch.setattr(Observer, "_explain_part", interrupted)
+    module = Touchy()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, SaliencyCallback(probe()), module=module)
+    steps = logged(tmp_path)
+    assert [s for t, s in steps.items() if t.startswith("saliency/")] == [[0, 1]] * 4
+    assert [s for t, s in steps.items() if t.startswith("saliency_filmstrip/")] == [[1]] * 4
