@@ -100,8 +100,8 @@ def explain(
     """
     if isinstance(rules, str):
         raise ValueError(f"`rules` must be a tuple such as ('gradient',), got {rules!r}.")
-    plan = Plan(tuple(rules), forward or _call, chunk_size)
-    return carry_out(plan, model, images, targets)
+    plan = Plan(forward or _call, chunk_size)
+    return carry_out(plan, model, images, [Request(tuple(rules), targets)])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +109,26 @@ class Plan:
     """How to explain, whatever the images.
 
     Attributes:
-        rules: At least one.
         forward: ``forward(model, images)`` returns the logits.
         chunk_size: Images in one forward pass; ``None`` for all.
         alone: Whether a pass may be repeated, because no other process takes part in it.
     """
 
-    rules: tuple[Rule, ...]
     forward: Forward
     chunk_size: int | None = None
     alone: bool = True
+
+    def __post_init__(self) -> None:
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"`chunk_size` must be at least 1, got {self.chunk_size}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which classes to explain by which rules; one forward pass serves several requests."""
+
+    rules: tuple[Rule, ...]
+    targets: Targets = "all"
 
     def __post_init__(self) -> None:
         if not self.rules:
@@ -126,20 +136,20 @@ class Plan:
         for rule in self.rules:
             if rule not in RULES:
                 raise ValueError(f"`rules` must be among {', '.join(RULES)}, got {rule!r}.")
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"`chunk_size` must be at least 1, got {self.chunk_size}.")
 
 
-def carry_out(plan: Plan, model: nn.Module, images: Tensor, targets: Targets) -> Explanation:
-    """Explain ``images`` as ``plan`` says; arguments and errors are those of :func:`explain`."""
+def carry_out(
+    plan: Plan, model: nn.Module, images: Tensor, requests: Sequence[Request]
+) -> list[Explanation]:
+    """An explanation a request, as ``plan`` says; arguments and errors are those of `explain`."""
     _check_images(images)
     images = images.to(_device_of(model, images))
-    wanted = _targets_tensor(targets, images)
+    wanted = [_targets_tensor(request.targets, images) for request in requests]
     with undisturbed(model):
-        parts = list(_in_chunks(plan, model, images, wanted))
-    explanation = _joined(parts)
-    _warn_of_doubts(model, explanation)
-    return explanation
+        chunks = list(_in_chunks(plan, model, images, requests, wanted))
+    explanations = [_joined(parts) for parts in zip(*chunks, strict=True)]
+    _warn_of_doubts(model, explanations)
+    return explanations
 
 
 def _call(model: nn.Module, images: Tensor) -> Any:
@@ -147,14 +157,18 @@ def _call(model: nn.Module, images: Tensor) -> Any:
 
 
 def _in_chunks(
-    plan: Plan, model: nn.Module, images: Tensor, targets: Tensor | None
-) -> Iterator[Explanation]:
+    plan: Plan,
+    model: nn.Module,
+    images: Tensor,
+    requests: Sequence[Request],
+    targets: Sequence[Tensor | None],
+) -> Iterator[list[Explanation]]:
     size, start = plan.chunk_size or len(images), 0
     while start < len(images):
         rows = slice(start, start + size)
-        part = None if targets is None else targets[rows]
         try:
-            yield _explain_chunk(plan, model, images[rows], part)
+            chunk = [None if t is None else t[rows] for t in targets]
+            yield _explain_chunk(plan, model, images[rows], requests, chunk)
         except torch.OutOfMemoryError:
             if size == 1 or not plan.alone:
                 raise
@@ -168,24 +182,47 @@ def _in_chunks(
 
 
 def _explain_chunk(
-    plan: Plan, model: nn.Module, images: Tensor, targets: Tensor | None
-) -> Explanation:
+    plan: Plan,
+    model: nn.Module,
+    images: Tensor,
+    requests: Sequence[Request],
+    targets: Sequence[Tensor | None],
+) -> list[Explanation]:
     # Gradients are gathered in float32 at least; a clone, because a model may write to its input.
     leaf = images.detach().to(_at_least_single(images.dtype), copy=True).requires_grad_()
     found = find_logits(plan.forward(model, leaf.to(images.dtype, copy=True)), len(images))
     logits = found.to(_at_least_single(found.dtype))
     graph = Graph(logits, leaf)
-    _check_graph(graph, plan.rules)
-    classes = resolve_targets(targets, logits.detach())
+    _check_graph(graph, {rule for request in requests for rule in request.rules})
     scales = _SEED_SCALES if plan.alone and found.dtype == torch.float16 else (1.0,)
-    shape = (len(images), classes.shape[1], *images.shape[1:])
-    attributions: dict[str, Tensor] = {rule: leaf.new_empty(shape) for rule in plan.rules}
-    for rule, attribution in attributions.items():
-        with graph.following(rule):  # type: ignore[arg-type]
+    explanations = []
+    for request, asked in zip(requests, targets, strict=True):
+        classes = resolve_targets(asked, logits.detach())
+        attributions = _attribute(graph, request.rules, leaf, logits, classes, scales)
+        explanation = Explanation(attributions, classes, logits.detach(), graph.coverage)
+        explanations.append(explanation)
+    return explanations
+
+
+def _attribute(
+    graph: Graph,
+    rules: Sequence[Rule],
+    leaf: Tensor,
+    logits: Tensor,
+    classes: Tensor,
+    scales: tuple[float, ...],
+) -> dict[str, Tensor]:
+    """One backward pass a rule and column of ``classes``."""
+    shape = (len(leaf), classes.shape[1], *leaf.shape[1:])
+    attributions: dict[str, Tensor] = {}
+    for rule in rules:
+        attributions[rule] = leaf.new_empty(shape)
+        with graph.following(rule):
             for column in range(classes.shape[1]):
                 seed = torch.zeros_like(logits).scatter_(1, classes[:, [column]], 1)
-                attribution[:, column] = _input_gradient(logits, leaf, seed, scales)
-    return Explanation(attributions, classes, logits.detach(), graph.coverage)
+                gradient = _input_gradient(logits, leaf, seed, scales)
+                attributions[rule][:, column] = gradient
+    return attributions
 
 
 # Gradients in float16 vanish below 6e-8 and overflow above 65504. A rule passes a power of two on
@@ -339,7 +376,7 @@ def _remedies(hidden: Mapping[str, int]) -> str:
     return "; ".join(told)
 
 
-def _check_graph(graph: Graph, rules: tuple[Rule, ...]) -> None:
+def _check_graph(graph: Graph, rules: set[Rule]) -> None:
     if not graph.connected:
         raise SaliencyError(
             "the logits do not depend on `images`: no gradient leads from one to the other. Does "
@@ -349,13 +386,13 @@ def _check_graph(graph: Graph, rules: tuple[Rule, ...]) -> None:
     hidden = graph.coverage.hidden
     # A reentrant checkpoint refuses gradients with respect to an input, whatever the rule.
     stuck = "CheckpointFunction" in hidden
-    if stuck or (hidden and not graph.coverage.followed and set(rules) != {"gradient"}):
+    if stuck or (hidden and not graph.coverage.followed and rules != {"gradient"}):
         raise SaliencyError(
             f"the graph hides the activations of this model behind {_remedies(hidden)}."
         )
 
 
-def _joined(parts: list[Explanation]) -> Explanation:
+def _joined(parts: Sequence[Explanation]) -> Explanation:
     if len(parts) == 1:
         return parts[0]
     return Explanation(
@@ -366,21 +403,22 @@ def _joined(parts: list[Explanation]) -> Explanation:
     )
 
 
-def _warn_of_doubts(model: nn.Module, explanation: Explanation) -> None:
+def _warn_of_doubts(model: nn.Module, explanations: Sequence[Explanation]) -> None:
     """Say what is doubtful of the maps; the default filter of warnings says each thing once."""
-    coverage = explanation.coverage
-    named = [rule for rule in explanation.attributions if rule != "gradient"]
+    coverage = explanations[0].coverage
+    attributions = [item for e in explanations for item in e.attributions.items()]
+    named = " and ".join(dict.fromkeys(rule for rule, _ in attributions if rule != "gradient"))
     if named and coverage.hidden:
         _warn(
-            f"{coverage.followed} activation(s) follow {' and '.join(named)}, but others may be "
-            f"hidden behind {_remedies(coverage.hidden)}. The maps may be wrong."
+            f"{coverage.followed} activation(s) follow {named}, but others may be hidden behind "
+            f"{_remedies(coverage.hidden)}. The maps may be wrong."
         )
     elif named and not coverage.followed:
         _warn(
             f"no rectifier on the way from the logits to the images ({coverage}): the map by "
-            f"{' and '.join(named)} is the plain gradient."
+            f"{named} is the plain gradient."
         )
-    broken = [r for r, a in explanation.attributions.items() if not bool(torch.isfinite(a).all())]
+    broken = dict.fromkeys(r for r, a in attributions if not bool(torch.isfinite(a).all()))
     if broken:
         _warn(
             f"the map by {' and '.join(broken)} holds NaN or infinite values: has the training "

@@ -14,6 +14,7 @@ from lightning_saliency.autoprobe import probe_of
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
 from lightning_saliency.grid import IMAGE_FORMATS, STYLES, ImageFormat, Style
 from lightning_saliency.loggers import PictureLog, run_folder
+from lightning_saliency.monitors import check_monitors
 from lightning_saliency.observer import Observer, count_classes
 from lightning_saliency.pictures import Artist, Scale
 from lightning_saliency.probe import ProbeBatch
@@ -125,7 +126,8 @@ class SaliencyWatch:
         return f"SaliencyCallback[{self.name}]"
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse two callbacks of one name, whose pictures would overwrite each other."""
+        """Refuse what could not work: two callbacks of one name, monitors that look in vain."""
+        check_monitors(trainer, self.name, self.schedule)
         names = [c.name for c in trainer.callbacks if isinstance(c, SaliencyWatch)]
         if names.count(self.name) > 1:
             raise SaliencyError(
@@ -224,16 +226,27 @@ class SaliencyWatch:
 
     def _observe_epoch(self, trainer: Any, pl_module: Any, step: int) -> None:
         if self.schedule.due_epoch(self._epoch) and self._seen_at != trainer.global_step:
-            self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
+            self._observe(trainer, pl_module, f"epoch {self._epoch}", step, at_epoch_end=True)
 
-    def _observe(self, trainer: Any, pl_module: Any, caption: str, step: int) -> None:
+    def _observe(
+        self, trainer: Any, pl_module: Any, caption: str, step: int, *, at_epoch_end: bool = False
+    ) -> None:
         if self._observer is None:
             return
         self._seen_at = trainer.global_step
         # A picture at the step of an earlier one of its tag would hide it.
         self._last_step = max(step, self._last_step + 1)
         with self._tolerant(f"observing the model ({caption})"):
-            self._observer.observe(_callable_model(trainer, pl_module), caption, self._last_step)
+            model = _callable_model(trainer, pl_module)
+            measured = self._observer.observe(model, caption, self._last_step)
+            scalars = {f"{self.name}/{name}": value for name, value in measured.items()}
+            if at_epoch_end:  # where monitors look; the loggers get them below, at our step
+                pl_module.log_dict(
+                    scalars, on_step=False, on_epoch=True, sync_dist=True, logger=False
+                )
+            if scalars and trainer.is_global_zero:
+                for logger in trainer.loggers:
+                    logger.log_metrics(scalars, step=self._last_step)
 
     def _draw_filmstrips(self) -> None:
         if self._observer is None:
@@ -263,19 +276,16 @@ class SaliencyWatch:
     def _new_observer(
         self, trainer: Any, pl_module: Any, probe: ProbeBatch, ranks: Ranks
     ) -> Observer:
-        plan = Plan(
-            (self._rule,),
-            _in_precision_of(trainer, self._forward),
-            self._chunk_size,
-            alone=not ranks.sharded,
-        )
+        forward = _in_precision_of(trainer, self._forward)
+        plan = Plan(forward, self._chunk_size, alone=not ranks.sharded)
         with ranks.together("trying the model on an image of the probe"):
-            classes = count_classes(_callable_model(trainer, pl_module), probe, plan.forward)
+            classes = count_classes(_callable_model(trainer, pl_module), probe, forward)
         folder = run_folder(trainer)  # collective: on every rank
         log = PictureLog(trainer.loggers, folder, self._image_format)
         return Observer(
             probe=probe,
             targets=choose_targets(self._targets, probe, classes),
+            rule=self._rule,
             plan=plan,
             tag=self.name,
             artist=Artist(

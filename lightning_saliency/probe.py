@@ -115,6 +115,13 @@ class ProbeBatch:
             return set(self.labels[image].gt(0.5).nonzero().flatten().tolist())
         return {int(self.labels[image])}
 
+    def first_labels(self) -> Tensor | None:
+        """``(N,)``, the label of each image, the first of several; ``None`` if one has none."""
+        if self.labels is None or not self.multi_label:
+            return self.labels
+        positive = self.labels > 0.5
+        return positive.int().argmax(dim=1) if bool(positive.any(dim=1).all()) else None
+
     def displayed(self) -> Tensor:
         """The images as a person knows them, ``(N, C, H, W)`` float32 in [0, 1]."""
         images = self.images.float()

@@ -172,7 +172,9 @@ class Row:
 
 
 def probe() -> ProbeBatch:
-    return ProbeBatch.from_dataset(Shapes(16, augment=False), count=4)
+    corner = torch.zeros(4, 12, 12, dtype=torch.bool)
+    corner[:, :6, :6] = True
+    return ProbeBatch.from_dataset(Shapes(16, augment=False), count=4, masks={"corner": corner})
 
 
 class Counted(SaliencyCallback):
@@ -180,8 +182,8 @@ class Counted(SaliencyCallback):
 
     observations = 0
 
-    def _observe(self, *args: Any) -> None:
-        super()._observe(*args)
+    def _observe(self, *args: Any, **kwargs: Any) -> None:
+        super()._observe(*args, **kwargs)
         self.observations += 1
 
 

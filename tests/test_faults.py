@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ PACKAGE = str(Path(lightning_saliency.__file__).parent)
 GIVING_BACK = {"_write_back", "_restore_mapping", "_restore_container"}
 
 
-class Injected(Exception):
+class InjectedError(Exception):
     """Raised at a chosen call."""
 
 
 class CallBreaker:
     """Raises at the n-th call of a function of the package, counted while a block runs."""
 
-    def __init__(self, at: int | None, error: type[BaseException] = Injected) -> None:
+    def __init__(self, at: int | None, error: type[BaseException] = InjectedError) -> None:
         self.at, self.error = at, error
         self.calls = 0
         self.where = ""
@@ -72,7 +72,7 @@ def state_of(module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("error", [Injected, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [InjectedError, KeyboardInterrupt])
 def test_an_error_at_any_call_leaves_the_module_as_it_was(error):
     module, images = Touchy().train(), probe().images
     module.norm1.eval()
@@ -100,12 +100,9 @@ def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(tmp_path
     counting = CallBreaker(None)
     breaker = counting
 
-    def observe(self: Any, trainer: Any, *rest: Any) -> None:
-        if trainer.global_step == 4:
-            with breaker.active():
-                seen(self, trainer, *rest)
-        else:
-            seen(self, trainer, *rest)
+    def observe(self: Any, trainer: Any, *rest: Any, **named: Any) -> None:
+        with breaker.active() if trainer.global_step == 4 else nullcontext():
+            seen(self, trainer, *rest, **named)
 
     monkeypatch.setattr(SaliencyCallback, "_observe", observe)
     run(Row(short, callback=callback), tmp_path, observed=True)
@@ -137,10 +134,11 @@ def fit(
     return trainer
 
 
-def logged(folder: Path) -> dict[str, list[int]]:
-    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
-    images = {tag: [e.step for e in events.Images(tag)] for tag in events.Tags()["images"]}
-    return images | {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+def logged(folder: Path, kind: str = "saliency") -> list[list[int]]:
+    """The steps of each picture under ``kind``."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith(kind + "/")]
+    return [[e.step for e in events.Images(tag)] for tag in tags]
 
 
 class Exploding(Touchy):
@@ -156,8 +154,7 @@ class Exploding(Touchy):
 def test_a_run_that_diverges_is_drawn_as_such_with_a_warning(tmp_path):
     with pytest.warns(SaliencyWarning, match="NaN or infinite values: has the training diverged"):
         fit(tmp_path, SaliencyCallback(probe()), module=Exploding())
-    steps = logged(tmp_path)
-    assert [s for t, s in steps.items() if t.startswith("saliency/")] == [[0, 1, 3]] * 4
+    assert logged(tmp_path) == [[0, 1, 3]] * 4
 
 
 class Unreadable(Touchy):
@@ -203,9 +200,11 @@ def test_a_logger_that_fails(on_error, tmp_path, monkeypatch):
     else:
         with pytest.warns(SaliencyWarning, match=message):
             fit(tmp_path, callback)
-    steps = [s for t, s in logged(tmp_path).items() if t.startswith("saliency/")]
+    steps = logged(tmp_path)
     # What was logged before stays; under "warn" the next observation is tried again, whole.
-    assert steps == ([[0, 1, 3]] * 2 + [[0, 3]] * 2 if on_error == "warn" else [[0, 1]] * 2 + [[0]] * 2)
+    assert steps == (
+        [[0, 1, 3]] * 2 + [[0, 3]] * 2 if on_error == "warn" else [[0, 1]] * 2 + [[0]] * 2
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -237,17 +236,16 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 def test_an_interruption_in_mid_observation_still_leaves_film_strips(tmp_path, monkeypatch):
     from lightning_saliency.observer import Observer
 
-    explained = Observer._explain_part
+    reduced = Observer._snapshot_of
 
-    def interrupted(self: Any, model: Any, caption: str, step: int) -> Any:
+    def interrupted(self: Any, explanation: Any, caption: str, step: int) -> Any:
         if caption == "epoch 1":
             raise KeyboardInterrupt
-        return explained(self, model, caption, step)
+        return reduced(self, explanation, caption, step)
 
-    monkeypatch.setattr(Observer, "_explain_part", interrupted)
+    monkeypatch.setattr(Observer, "_snapshot_of", interrupted)
     module = Touchy()
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(tmp_path, SaliencyCallback(probe()), module=module)
-    steps = logged(tmp_path)
-    assert [s for t, s in steps.items() if t.startswith("saliency/")] == [[0, 1]] * 4
-    assert [s for t, s in steps.items() if t.startswith("saliency_filmstrip/")] == [[1]] * 4
+    assert logged(tmp_path) == [[0, 1]] * 4
+    assert logged(tmp_path, "saliency_filmstrip") == [[1]] * 4

@@ -38,7 +38,8 @@ def test_a_thousand_observations(tmp_path):
     observer = Observer(
         probe=images,
         targets=None,
-        plan=Plan(("guided_backprop",), lambda model, x: model(x)),
+        rule="guided_backprop",
+        plan=Plan(lambda model, x: model(x)),
         tag="saliency",
         artist=Artist(images, style="signed", scale="map", size=24, rule="guided_backprop"),
         log=PictureLog([logger], tmp_path, "jpeg"),
