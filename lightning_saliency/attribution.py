@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.errors import SaliencyError, SaliencyWarning
+from lightning_saliency.classes import Targets, as_columns, resolve_targets
+from lightning_saliency.doubts import check_graph, warn, warn_of_doubts
+from lightning_saliency.errors import SaliencyError
 from lightning_saliency.isolation import undisturbed
 from lightning_saliency.maps import Reduce, reduce_channels
 from lightning_saliency.rules import RULES, Coverage, Graph, Rule
 
-Targets: TypeAlias = Literal["all", "predicted"] | int | Tensor
-Forward: TypeAlias = Callable[[nn.Module, Tensor], Any]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-STRONGEST = -1  # in a tensor of targets: the strongest class that its row does not name
+    from lightning_saliency.probe import ProbeBatch
+
+Forward: TypeAlias = Callable[[nn.Module, Tensor], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,17 @@ class Explanation:
     def maps(self, rule: str, reduce: Reduce = "abs_max") -> Tensor:
         """Saliency maps ``(N, K, H, W)`` of one rule; see :func:`maps.reduce_channels`."""
         return reduce_channels(self[rule], reduce)
+
+    def plot(self, probe: ProbeBatch | Tensor, **options: Any) -> Figure:
+        """Draw four panels a row: the image, its gradient by channel, the maximum, an overlay.
+
+        Args:
+            probe: The images that were explained.
+            **options: ``rule``, ``image``, ``targets``, …; see :func:`plot.plot`, also for errors.
+        """
+        from lightning_saliency.plot import plot  # drawing is no part of computing
+
+        return plot(self, probe, **options)
 
 
 def explain(
@@ -144,11 +158,12 @@ def carry_out(
     """An explanation a request, as ``plan`` says; arguments and errors are those of `explain`."""
     _check_images(images)
     images = images.to(_device_of(model, images))
-    wanted = [_targets_tensor(request.targets, images) for request in requests]
+    wanted = [as_columns(request.targets, images) for request in requests]
     with undisturbed(model):
         chunks = list(_in_chunks(plan, model, images, requests, wanted))
     explanations = [_joined(parts) for parts in zip(*chunks, strict=True)]
-    _warn_of_doubts(model, explanations)
+    attributions = [item for e in explanations for item in e.attributions.items()]
+    warn_of_doubts(model, explanations[0].coverage, attributions)
     return explanations
 
 
@@ -178,7 +193,7 @@ def _in_chunks(
             continue
         # Outside the handler: there, the error would still hold on to the memory of the pass.
         torch.cuda.empty_cache()
-        _warn(f"memory ran out; explaining {size} image(s) at a time. Set `chunk_size={size}`.")
+        warn(f"memory ran out; explaining {size} image(s) at a time. Set `chunk_size={size}`.")
 
 
 def _explain_chunk(
@@ -193,7 +208,7 @@ def _explain_chunk(
     found = find_logits(plan.forward(model, leaf.to(images.dtype, copy=True)), len(images))
     logits = found.to(_at_least_single(found.dtype))
     graph = Graph(logits, leaf)
-    _check_graph(graph, {rule for request in requests for rule in request.rules})
+    check_graph(graph, {rule for request in requests for rule in request.rules})
     scales = _SEED_SCALES if plan.alone and found.dtype == torch.float16 else (1.0,)
     explanations = []
     for request, asked in zip(requests, targets, strict=True):
@@ -273,71 +288,6 @@ def find_logits(output: Any, count: int) -> Tensor:
     return logits
 
 
-def resolve_targets(targets: Tensor | None, logits: Tensor) -> Tensor:
-    """Classes ``(N, K)`` from what was asked for; ``None`` asks for all.
-
-    -1 is replaced by the strongest class that its row neither names nor was given already.
-    """
-    count, num_classes = logits.shape
-    if targets is None:
-        return torch.arange(num_classes, device=logits.device).expand(count, -1).contiguous()
-    if targets.shape[1] > num_classes or int(targets.max()) >= num_classes:
-        raise ValueError(
-            f"`targets` must be classes from 0 to {num_classes - 1}, at most {num_classes} an "
-            f"image, as the model has {num_classes} logit(s); got {_shortly(targets)}."
-        )
-    classes = targets.to(logits.device, copy=True)
-    # NaN would compare as the largest of all; it, and -inf, become the lowest of finite numbers.
-    strength = logits.nan_to_num(nan=torch.finfo(logits.dtype).min)
-    for column in range(classes.shape[1]):
-        free = classes[:, column] == STRONGEST
-        named = classes.masked_fill(classes == STRONGEST, num_classes)
-        taken = logits.new_zeros(count, num_classes + 1, dtype=torch.bool).scatter_(1, named, True)
-        strongest = strength.masked_fill(taken[:, :-1], -torch.inf).argmax(dim=1)
-        classes[:, column] = torch.where(free, strongest, classes[:, column])
-    return classes
-
-
-def _shortly(targets: Tensor) -> str:
-    text = ", ".join(str(int(t)) for t in targets.flatten()[:8])
-    return text + (", …" if targets.numel() > 8 else "")
-
-
-def _targets_tensor(targets: Targets, images: Tensor) -> Tensor | None:
-    """``targets`` as ``(N, K)`` int64; ``None`` for all classes."""
-    if isinstance(targets, str):
-        if targets == "all":
-            return None
-        if targets != "predicted":
-            raise ValueError(
-                f"`targets` must be 'all', 'predicted', a class or a tensor, got {targets!r}. "
-                "Class names of ImageNet become indices with `class_index`."
-            )
-        targets = torch.full((len(images), 1), STRONGEST)
-    elif isinstance(targets, int) and not isinstance(targets, bool):
-        if targets < 0:
-            raise ValueError(f"`targets` must be a class from 0 on, got {targets}.")
-        targets = torch.full((len(images), 1), targets)
-    if not isinstance(targets, Tensor) or targets.dtype not in _INTEGERS:
-        kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-        raise TypeError(f"`targets` must be a str, an int or an int64 tensor, got {kind}.")
-    columns = targets.unsqueeze(1) if targets.ndim == 1 else targets
-    if columns.ndim != 2 or len(columns) != len(images) or columns.shape[1] == 0:
-        raise ValueError(
-            f"`targets` must have shape ({len(images)},) or ({len(images)}, K), a row an image, "
-            f"got {tuple(targets.shape)}."
-        )
-    if int(columns.min()) < STRONGEST:
-        raise ValueError(
-            f"`targets` must be classes from 0 on, or -1 for the strongest, "
-            f"got {_shortly(columns)}."
-        )
-    return columns.to(images.device, torch.int64)
-
-
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
 def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise TypeError(
@@ -362,36 +312,6 @@ def _device_of(model: nn.Module, images: Tensor) -> torch.device:
     return next((p.device for p in model.parameters()), images.device)
 
 
-_REMEDIES = {
-    "CheckpointFunction": "pass `use_reentrant=False` to torch.utils.checkpoint",
-    "CompiledFunction": "pass the module that was not compiled",
-    "CopySlices": "apply the activation to a copy of the slice, not in place",
-    "CudnnRnn": "a recurrent ReLU layer of cuDNN; `torch.backends.cudnn.enabled = False` shows it",
-}
-_REMEDY = "say what it is with `lightning_saliency.rules.declare(function, …)`"
-
-
-def _remedies(hidden: Mapping[str, int]) -> str:
-    told = [f"{kind} ({_REMEDIES.get(kind, _REMEDY)})" for kind in hidden]
-    return "; ".join(told)
-
-
-def _check_graph(graph: Graph, rules: set[Rule]) -> None:
-    if not graph.connected:
-        raise SaliencyError(
-            "the logits do not depend on `images`: no gradient leads from one to the other. Does "
-            "the model detach or round its input, compute under `no_grad`, or return a prediction "
-            "in place of logits? Pass `forward=lambda model, images: …` that returns the logits."
-        )
-    hidden = graph.coverage.hidden
-    # A reentrant checkpoint refuses gradients with respect to an input, whatever the rule.
-    stuck = "CheckpointFunction" in hidden
-    if stuck or (hidden and not graph.coverage.followed and rules != {"gradient"}):
-        raise SaliencyError(
-            f"the graph hides the activations of this model behind {_remedies(hidden)}."
-        )
-
-
 def _joined(parts: Sequence[Explanation]) -> Explanation:
     if len(parts) == 1:
         return parts[0]
@@ -401,39 +321,3 @@ def _joined(parts: Sequence[Explanation]) -> Explanation:
         torch.cat([p.logits for p in parts]),
         parts[0].coverage,
     )
-
-
-def _warn_of_doubts(model: nn.Module, explanations: Sequence[Explanation]) -> None:
-    """Say what is doubtful of the maps; the default filter of warnings says each thing once."""
-    coverage = explanations[0].coverage
-    attributions = [item for e in explanations for item in e.attributions.items()]
-    named = " and ".join(dict.fromkeys(rule for rule, _ in attributions if rule != "gradient"))
-    if named and coverage.hidden:
-        _warn(
-            f"{coverage.followed} activation(s) follow {named}, but others may be hidden behind "
-            f"{_remedies(coverage.hidden)}. The maps may be wrong."
-        )
-    elif named and not coverage.followed:
-        _warn(
-            f"no rectifier on the way from the logits to the images ({coverage}): the map by "
-            f"{named} is the plain gradient."
-        )
-    broken = dict.fromkeys(r for r, a in attributions if not bool(torch.isfinite(a).all()))
-    if broken:
-        _warn(
-            f"the map by {' and '.join(broken)} holds NaN or infinite values: has the training "
-            "diverged? Look at the logits and the learning rate."
-        )
-    if any(_uses_batch_statistics(m) for m in model.modules()):
-        _warn(
-            "a batch norm without running statistics normalises over the batch also in eval mode: "
-            "the map of an image holds what it did to the others. Explain one image at a time."
-        )
-
-
-def _uses_batch_statistics(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, SaliencyWarning, stacklevel=4)

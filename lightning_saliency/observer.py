@@ -11,10 +11,10 @@ from lightning_saliency.attribution import (
     Forward,
     Plan,
     Request,
-    Targets,
     carry_out,
     find_logits,
 )
+from lightning_saliency.classes import Targets
 from lightning_saliency.isolation import undisturbed
 from lightning_saliency.loggers import PictureLog
 from lightning_saliency.measures import share

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import STRONGEST
+from lightning_saliency.classes import STRONGEST
 from lightning_saliency.probe import ProbeBatch
 
 _ALL_UP_TO = 10  # classes that "auto" shows completely
