@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
 from lightning_saliency.attribution import Forward, Plan
 from lightning_saliency.autoprobe import probe_of
@@ -25,6 +26,7 @@ from lightning_saliency.snapshot import History
 from lightning_saliency.targets import check_words, choose_targets
 
 UNTRAINED = "untrained"
+_FILES = "No logger of this trainer takes pictures: the maps are PNG files in {}"
 
 
 class SaliencyWatch:
@@ -254,7 +256,7 @@ class SaliencyWatch:
         with self._tolerant("drawing the film strips"):
             self._observer.draw_filmstrips()
             if self._observer.log is not None and self._observer.log.files_at is not None:
-                print(f"No logger here takes pictures; they are in {self._observer.log.files_at}")
+                rank_zero_info(_FILES.format(self._observer.log.files_at / self.name))
 
     @contextmanager
     def _tolerant(self, doing: str) -> Iterator[None]:

@@ -30,16 +30,19 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def safe_name(name: str) -> str:
-    """A file name for ``name``: one path component, told apart from other names' by a digest.
+def safe_name(name: str, *, ascii_only: bool = False) -> str:
+    """A file name for ``name``: one path component, changed as little as may be.
+
+    A name that has to be changed gets a digest, which tells it apart from others.
 
     Example:
-        >>> safe_name("3 three")
-        '3_three-7eb571'
+        >>> safe_name("image 3 · class 3")
+        'image 3 · class 3'
         >>> safe_name("../../etc/passwd")
         'etc_passwd-3754d6'
     """
-    plain = re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_")[:_LONGEST]
+    unsafe = r"[^A-Za-z0-9_ -]+" if ascii_only else r"[^\w ·-]+"
+    plain = re.sub(unsafe, "_", name).strip("_ ")[:_LONGEST]
     if plain == name:
         return name
     return f"{plain or 'image'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

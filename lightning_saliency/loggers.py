@@ -42,16 +42,24 @@ class PictureLog:
 def run_folder(trainer: Any) -> Path | None:
     """The folder of this run and no other, or ``None`` where nothing is kept.
 
-    Collective: call it on every rank. A logger that keeps all runs in one folder is given a
-    folder a run, by its name and version.
+    Collective: call it on every rank. Where a logger keeps all runs in one folder, or there is
+    none, the run is given a folder of its own.
     """
     log_dir = trainer.log_dir
     if log_dir is None:
         return None
-    first = trainer.loggers[0] if trainer.loggers else None
-    if first is None or getattr(first, "log_dir", None) == log_dir != first.save_dir:
+    if not trainer.loggers:
+        return _next_version(Path(log_dir, "saliency_logs"))
+    first = trainer.loggers[0]
+    if getattr(first, "log_dir", None) == log_dir != first.save_dir:
         return Path(log_dir)
     return Path(log_dir, safe_name(str(first.name)), safe_name(str(first.version)))
+
+
+def _next_version(folder: Path) -> Path:
+    taken = [path.name.removeprefix("version_") for path in folder.glob("version_*")]
+    number = max((int(name) for name in taken if name.isdecimal()), default=-1) + 1
+    return folder / f"version_{number}"
 
 
 def _kind(logger: Any) -> str | None:
@@ -81,7 +89,7 @@ def _to_wandb(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat
 
 
 def _to_mlflow(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
-    key = "/".join(map(safe_name, tag.split("/")))
+    key = "/".join(safe_name(part, ascii_only=True) for part in tag.split("/"))
     logger.experiment.log_image(logger.run_id, picture, key=key, step=step)
 
 

@@ -34,7 +34,7 @@ _MOST_ROWS = 40
 _INK, _FAINT = "#202124", "#5f6368"
 _GAP = 0.06  # inches between panels
 _LINE = 1.5  # height of a line of text and what is around it, in font sizes
-_LETTER = 0.65  # width of a letter, rather more than less, likewise
+_LETTER = 0.75  # width of a letter, rather more than less, likewise
 
 
 def plot(
@@ -106,7 +106,7 @@ def plot(
         ax.set_title(head, fontsize=size, color=_INK, loc="left", pad=3)
     for row, (i, k) in zip(axes, rows, strict=True):
         _draw_row(row, images[i], attribution[i, k], reduce)
-        _write_label(row[0], *_words(explanation, probe, i, k), size)
+        _write_label(row[0], *_words(explanation, probe, i, k), width)
     return figure
 
 
@@ -236,12 +236,18 @@ def _words(explanation: Explanation, probe: ProbeBatch, image: int, k: int) -> t
     return (name if probe.class_names else f"class {name}"), percent(chance)
 
 
-def _write_label(ax: Axes, name: str, chance: str, size: float) -> None:
+def _write_label(ax: Axes, name: str, chance: str, width: float) -> None:
     """Under the first panel, where words are level and have the width of all four."""
-    room = int(ax.figure.get_size_inches()[0] * 72 / (_LETTER * size)) - len(chance) - 3
+    size = _font_size(width)
+    room = int(width * 72 / (_LETTER * size)) - len(chance) - 3
     name = name if len(name) <= room else name[: room - 1].rstrip() + "…"
-    ax.set_xlabel(f"{name} · {chance}", fontsize=size, color=_INK, loc="left", labelpad=2)
-    ax.xaxis.label.set_parse_math(False)  # a dollar in a name is a dollar
+    ax.set_xlabel(" ", fontsize=size, labelpad=2)  # keeps a line free
+    label = ax.annotate(f"{name} · {chance}", (0, 0), (0, -3), **_BELOW, fontsize=size, color=_INK)
+    label.set_in_layout(False)  # else a long one would push the panels together
+    label.set_parse_math(False)  # a dollar in a name is a dollar
+
+
+_BELOW: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
 
 
 def _draw_row(axes: Sequence[Axes], image: Tensor, attribution: Tensor, reduce: Reduce) -> None:
