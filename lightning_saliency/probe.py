@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -23,6 +26,25 @@ from lightning_saliency.datasets import (
 )
 from lightning_saliency.files import write_whole
 from lightning_saliency.isolation import random_streams_kept
+from lightning_saliency.photos import (
+    list_photos,
+    mask_of,
+    mask_to_tensor,
+    normalisation,
+    normalisation_of,
+    read_mask,
+    read_photo,
+    to_tensor,
+)
+from lightning_saliency.validation import (
+    checked_images,
+    checked_labels,
+    checked_masks,
+    checked_names,
+    checked_normalisation,
+    default_name,
+    strings,
+)
 
 SEED = 0  # of random transforms: the probe is the same in every run with the same data
 
@@ -65,15 +87,15 @@ class ProbeBatch:
     std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        self._put("images", _checked_images(self.images))
+        self._put("images", checked_images(self.images))
         if self.class_names is not None:
-            self._put("class_names", _strings(self, "class_names"))
+            self._put("class_names", strings(self, "class_names"))
         if self.labels is not None:
-            self._put("labels", _checked_labels(self, self.labels))
-        self._put("names", _checked_names(self))
-        self._put("masks", _checked_masks(self))
+            self._put("labels", checked_labels(self, self.labels))
+        self._put("names", checked_names(self))
+        self._put("masks", checked_masks(self))
         if self.mean is not None or self.std is not None:
-            mean, std = _checked_normalisation(self)
+            mean, std = checked_normalisation(self)
             self._put("mean", mean)
             self._put("std", std)
 
@@ -99,7 +121,7 @@ class ProbeBatch:
 
     def image_name(self, image: int) -> str:
         """What image number ``image`` is called."""
-        return self.names[image] if self.names is not None else _default_name(self, image)
+        return self.names[image] if self.names is not None else default_name(self, image)
 
     def class_name(self, index: int) -> str:
         """What to call class ``index``: its name where it has one, else its number."""
@@ -195,6 +217,106 @@ class ProbeBatch:
             known = {**told_by(dataset, images.shape[1]), **known}
         return cls(images, labels, **known)
 
+    @classmethod
+    def from_files(
+        cls,
+        paths: Sequence[str | Path],
+        size: int = 224,
+        *,
+        mean: str | Sequence[float] | None = "imagenet",
+        std: str | Sequence[float] | None = "imagenet",
+        transform: Callable[[Any], Any] | None = None,
+        labels: Sequence[int] | Tensor | None = None,
+        class_names: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+        masks: Mapping[str, Sequence[str | Path]] | None = None,
+    ) -> ProbeBatch:
+        """Read photos: JPEG, PNG and whatever else Pillow reads, upright, in RGB.
+
+        Args:
+            paths: A file a photo.
+            size: Pixels a side of the square cut from the middle; see :func:`photos.to_tensor`.
+            mean: Per channel, with ``std``; ``"imagenet"``; ``None`` leaves values in [0, 1].
+            std: See ``mean``.
+            transform: In place of ``size``, ``mean`` and ``std``: what the model's weights come
+                with, for example ``ResNet18_Weights.DEFAULT.transforms()``.
+            labels: A class a photo.
+            class_names: The name of each class.
+            names: A unique name a photo; the file names without suffix where they are unique.
+            masks: By region, a file a photo, as large as the photo.
+
+        Raises:
+            FileNotFoundError: A file that is not there.
+            ValueError: A file that is no readable image, or masks that do not fit.
+        """
+        if isinstance(paths, str | Path):
+            raise TypeError(f"`paths` must be a list of files, got {paths!r}; pass [{paths!r}].")
+        photos = [read_photo(path) for path in paths]
+        if not photos:
+            raise ValueError("`paths` must name a photo at least, got an empty list.")
+        cut = partial(to_tensor, size=size, transform=transform, mean=mean, std=std)
+        known = normalisation(mean, std) if transform is None else normalisation_of(transform)
+        stems = [Path(path).stem for path in paths]
+        return cls(
+            torch.stack([cut(photo) for photo in photos]),
+            None if labels is None else torch.as_tensor(labels),
+            class_names=class_names,
+            names=names or (stems if len(set(stems)) == len(stems) else None),
+            masks=_read_masks(masks or {}, photos, size, transform),
+            mean=None if known is None else known[0],
+            std=None if known is None else known[1],
+        )
+
+    @classmethod
+    def from_folder(
+        cls,
+        root: str | Path,
+        size: int = 224,
+        *,
+        per_class: int | None = None,
+        masks: str | Path | None = None,
+        region: str = "object",
+        mean: str | Sequence[float] | None = "imagenet",
+        std: str | Sequence[float] | None = "imagenet",
+        transform: Callable[[Any], Any] | None = None,
+    ) -> ProbeBatch:
+        """Read the photos under ``root``, one folder a class, named as the folders are.
+
+        Args:
+            root: The folder of the classes' folders.
+            size: See :meth:`from_files`, also for ``mean``, ``std`` and ``transform``.
+            per_class: Photos of each class, the first by name; all by default.
+            masks: A folder of the same layout, with a mask of the same name for each photo, with
+                any suffix.
+            region: What the masks show.
+            mean: See :meth:`from_files`.
+            std: See :meth:`from_files`.
+            transform: See :meth:`from_files`.
+
+        Raises:
+            FileNotFoundError: A photo without a mask.
+            ValueError: No classes, no photos, or one that cannot be read.
+        """
+        paths, labels, class_names = list_photos(root)
+        seen: Counter[int] = Counter()
+        chosen = []
+        for path, label in zip(paths, labels, strict=True):
+            seen[label] += 1
+            if per_class is None or seen[label] <= per_class:
+                chosen.append((path, label))
+        found = [mask_of(path, root, masks) for path, _ in chosen] if masks is not None else None
+        return cls.from_files(
+            [path for path, _ in chosen],
+            size,
+            mean=mean,
+            std=std,
+            transform=transform,
+            labels=[label for _, label in chosen],
+            class_names=class_names,
+            names=[f"{path.parent.name} {path.stem}" for path, _ in chosen],
+            masks=None if found is None else {region: found},
+        )
+
     def save(self, path: str | Path) -> None:
         """Write the probe to one safetensors file, whole or not at all."""
         data = safetensors.torch.save(_tensors(self), {"probe": json.dumps(_told(self))})
@@ -232,6 +354,24 @@ class ProbeBatch:
         return cls(images, labels, masks=masks, **told)
 
 
+def _read_masks(
+    masks: Mapping[str, Sequence[str | Path]],
+    photos: Sequence[Image.Image],
+    size: int,
+    transform: Callable[[Any], Any] | None,
+) -> dict[str, Tensor]:
+    regions = {}
+    for region, paths in masks.items():
+        if len(paths) != len(photos):
+            raise ValueError(
+                f"`masks[{region!r}]` must name a file for each of {len(photos)} photos, got "
+                f"{len(paths)}."
+            )
+        read = [read_mask(path, photo) for path, photo in zip(paths, photos, strict=True)]
+        regions[region] = torch.stack([mask_to_tensor(m, size, transform=transform) for m in read])
+    return regions
+
+
 def _tensors(probe: ProbeBatch) -> dict[str, Tensor]:
     tensors = {"images": probe.images}
     if probe.labels is not None:
@@ -245,100 +385,3 @@ _TOLD = ("class_names", "names", "mean", "std")
 def _told(probe: ProbeBatch) -> dict[str, list[Any] | None]:
     values = {key: getattr(probe, key) for key in _TOLD}
     return {key: None if value is None else list(value) for key, value in values.items()}
-
-
-def _checked_images(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"`images` must be a tensor, got {type(images).__name__}.")
-    if images.ndim != 4 or images.numel() == 0:
-        raise ValueError(
-            f"`images` must have shape (N, C, H, W) and not be empty, got {tuple(images.shape)}. "
-            "Add a batch axis with `images[None]` to probe one image."
-        )
-    if not images.is_floating_point():
-        raise TypeError(
-            f"`images` must be floating point, as the model expects them, got {images.dtype}. "
-            "Scale and normalise them as in training, for example `images / 255`."
-        )
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError("`images` must be finite, got NaN or infinite values.")
-    return images.detach().to("cpu", copy=True).contiguous()
-
-
-def _checked_labels(probe: ProbeBatch, labels: Tensor) -> Tensor:
-    count = len(probe.images)
-    if not isinstance(labels, Tensor) or labels.dtype == torch.bool:
-        raise TypeError(
-            f"`labels` must be a tensor of classes, got {getattr(labels, 'dtype', type(labels))}."
-        )
-    shape = "(N, num_classes)" if labels.is_floating_point() else "(N,)"
-    if labels.ndim != (2 if labels.is_floating_point() else 1) or len(labels) != count:
-        raise ValueError(
-            f"`labels` of dtype {labels.dtype} must have shape {shape} with N = {count}, got "
-            f"{tuple(labels.shape)}."
-        )
-    labels = labels.detach().to("cpu", copy=True)
-    if labels.is_floating_point():
-        return labels.float()
-    known = len(probe.class_names) if probe.class_names is not None else None
-    if int(labels.min()) < 0 or (known is not None and int(labels.max()) >= known):
-        raise ValueError(
-            f"`labels` must be classes from 0 to {'…' if known is None else known - 1}, got "
-            f"{int(labels.min())} to {int(labels.max())}."
-        )
-    return labels.long()
-
-
-def _checked_names(probe: ProbeBatch) -> tuple[str, ...]:
-    count = len(probe.images)
-    if probe.names is None:
-        return tuple(_default_name(probe, i) for i in range(count))
-    names = _strings(probe, "names")
-    if len(names) != count:
-        raise ValueError(f"`names` must name each of {count} images, got {len(names)}.")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or "" in names:
-        raise ValueError(f"`names` must be unique and not empty, got {(twice or [''])[0]!r} twice.")
-    return names
-
-
-def _default_name(probe: ProbeBatch, image: int) -> str:
-    word = "" if probe.class_names else "class "
-    classes = [word + probe.class_name(c) for c in sorted(probe.true_classes(image))]
-    return " · ".join([f"image {image}", *classes])
-
-
-def _strings(probe: ProbeBatch, name: str) -> tuple[str, ...]:
-    value = getattr(probe, name)
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise TypeError(f"`{name}` must be a list of strings, got {value!r}.")
-    return tuple(value)
-
-
-def _checked_masks(probe: ProbeBatch) -> dict[str, Tensor]:
-    count, _, height, width = probe.images.shape
-    for name, mask in probe.masks.items():
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise TypeError(
-                f"`masks[{name!r}]` must be a bool tensor, got "
-                f"{getattr(mask, 'dtype', type(mask).__name__)}. Use `mask > 0`."
-            )
-        if tuple(mask.shape) != (count, height, width):
-            raise ValueError(
-                f"`masks[{name!r}]` must have shape {(count, height, width)}, as the images have, "
-                f"got {tuple(mask.shape)}."
-            )
-    return {name: mask.detach().to("cpu", copy=True) for name, mask in probe.masks.items()}
-
-
-def _checked_normalisation(probe: ProbeBatch) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if probe.mean is None or probe.std is None:
-        raise ValueError("`mean` and `std` must be given together: one alone shows nothing right.")
-    mean, std = tuple(float(m) for m in probe.mean), tuple(float(s) for s in probe.std)
-    channels = probe.images.shape[1]
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise ValueError(
-            f"`mean` and `std` must have a value for each of {channels} channel(s), `std` above 0, "
-            f"got {mean} and {std}."
-        )
-    return mean, std
