@@ -1,0 +1,91 @@
+"""Every classification model of torchvision, and forty of timm, against the reference."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from oracle import oracle, relative_error
+from test_exact import roughen
+from torch import nn
+
+from lightning_saliency import explain
+
+# Pixels a side of the smallest image that a model takes, where that is not 32.
+SIZES = {
+    "alexnet": 63,
+    "inception_v3": 75,
+    "squeezenet1_0": 32,
+    "maxvit_t": 224,
+    **dict.fromkeys(("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"), 224),
+    **dict.fromkeys(torchvision.models.list_models(include="swin*"), 64),
+    **dict.fromkeys(torchvision.models.list_models(include="vgg*"), 32),
+}
+# Over 100 million parameters: minutes and gigabytes each in float64.
+HUGE = {
+    *("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+    *("wide_resnet101_2", "regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "convnext_large"),
+    *("efficientnet_v2_l", "vit_l_16", "vit_l_32", "vit_h_14"),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"init_weights": False},
+    "inception_v3": {"init_weights": False},
+}
+
+TIMM = (
+    *("test_resnet", "test_byobnet", "test_efficientnet", "test_convnext", "test_nfnet"),
+    *("test_vit", "test_mambaout", "resnet18d", "resnet26t", "resnetv2_18", "seresnet18"),
+    *("regnetx_002", "regnety_002", "regnetz_005", "mobilenetv3_small_050", "lcnet_050"),
+    *("tf_mobilenetv3_small_minimal_100", "mobilenetv4_conv_small_050", "mnasnet_small"),
+    *("fbnetc_100", "semnasnet_075", "tinynet_e", "ghostnet_050", "mixnet_s", "hardcorenas_a"),
+    *("efficientnet_lite0", "efficientvit_b0", "repvgg_a0", "mobileone_s0", "fastvit_t8"),
+    *("edgenext_xx_small", "poolformer_s12", "dla46_c", "res2net50d", "selecsls42"),
+    *("convnext_atto", "convnextv2_atto", "cspresnet50", "ese_vovnet19b_dw", "pvt_v2_b0"),
+    *("gernet_s", "levit_128s", "repghostnet_050", "skresnet18", "xcit_nano_12_p16_224"),
+)
+TIMM_SIZES = {"levit_128s": 224, "xcit_nano_12_p16_224": 224, "test_vit": 160}
+RULES = ("guided_backprop", "gradient")
+
+
+def check(model: nn.Module, size: int) -> None:
+    """Both rules in float64, then guided backprop in the precision that people use."""
+    model = roughen(model).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(1, 3, size, size, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([[1, 3]])
+    found = explain(model, images, targets, rules=RULES)
+    assert found.coverage.followed > 0
+    assert found.coverage.hidden == {}
+    for rule in RULES:
+        expected = oracle(model, images, targets, rule)
+        assert relative_error(found[rule], expected) <= 1e-9, rule
+    del found, expected
+    gc.collect()
+    single, images = model.float(), images.float()
+    error = relative_error(
+        explain(single, images, targets)["guided_backprop"],
+        oracle(single, images, targets, "guided_backprop"),
+    )
+    assert error <= 1e-5
+
+
+def _named(names: list[str], huge: set[str]) -> list[Any]:
+    return [pytest.param(n, marks=[pytest.mark.slow] if n in huge else []) for n in names]
+
+
+@pytest.mark.parametrize("name", _named(torchvision.models.list_models(torchvision.models), HUGE))
+def test_torchvision(name):
+    torch.manual_seed(0)
+    options = {"weights": None, "num_classes": 5, **OPTIONS.get(name, {})}
+    check(torchvision.models.get_model(name, **options), SIZES.get(name, 32))
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, num_classes=5)
+    check(model, TIMM_SIZES.get(name, 64))
