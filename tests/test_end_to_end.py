@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,20 @@ from matrix import differences
 from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, Subset
+from training import run_state
 
 from lightning_saliency import ProbeBatch, SaliencyCallback
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BATCHES = 5  # of 32 images, an epoch
 
 
-def train(fit_digits: Any, folder: Path, *, observed: bool, epochs: int = 4) -> dict[str, Any]:
+def train(
+    fit_digits: Any, data: Any, folder: Path, *, observed: bool, epochs: int = 4
+) -> dict[str, Any]:
     """The demo's training on a part of its digits; every second epoch is due."""
     pl.seed_everything(1)
-    data = fit_digits.digits()
     some = torch.randperm(5000, generator=torch.Generator().manual_seed(0)).tolist()
     train_data, val_data = Subset(data, some[:160]), Subset(data, some[160:260])
     probe = ProbeBatch.from_dataset(
@@ -56,16 +59,7 @@ def train(fit_digits: Any, folder: Path, *, observed: bool, epochs: int = 4) -> 
         DataLoader(train_data, batch_size=32, shuffle=True),
         DataLoader(val_data, batch_size=50),
     )
-    return {
-        "module": module,
-        "left": {
-            "weights": module.state_dict(),
-            "optimizer": trainer.optimizers[0].state_dict(),
-            "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
-            "attributes": {name: sorted(m.__dict__) for name, m in module.named_modules()},
-            "random": [torch.get_rng_state(), np.random.get_state(), random.getstate()],
-        },
-    }
+    return {"module": module, "left": run_state(trainer, module)}
 
 
 @contextmanager
@@ -84,13 +78,13 @@ def tensorboard(logdir: Path, *flags: str) -> Iterator[str]:
         server.wait(20)
 
 
-def ask(url: str, **query: object) -> Any:
+def ask(url: str, *, until: Callable[[Any], object] = bool, **query: object) -> Any:
     """The JSON that the server answers with, once it has read the events."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             answer = json.load(urllib.request.urlopen(f"{url}?{urllib.parse.urlencode(query)}"))
-            if answer:
+            if until(answer):
                 return answer
         except urllib.error.URLError:
             pass
@@ -103,17 +97,22 @@ def picture(base: str, card: dict[str, Any]) -> tuple[str, Image.Image]:
     return answer.headers["Content-Type"], Image.open(io.BytesIO(answer.read()))
 
 
+def all_tags(answer: Any) -> bool:
+    """Whether the server has read that far: three images, and a film strip of each."""
+    return len(answer.get("digits/run", ())) == 6
+
+
 @pytest.fixture(scope="module")
-def trained(fit_digits, tmp_path_factory) -> tuple[dict[str, Any], Path]:
+def trained(fit_digits, digits, one_thread, tmp_path_factory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("logs")
-    return train(fit_digits, folder, observed=True), folder
+    return train(fit_digits, digits, folder, observed=True), folder
 
 
 def test_tensorboard_serves_every_observation_over_http(trained):
     _, folder = trained
     due = [0, 2 * BATCHES - 1, 4 * BATCHES - 1]  # untrained, after epochs 1 and 3 (the last)
     with tensorboard(folder, "--samples_per_plugin", "images=500", "--load_fast=false") as base:
-        tags = ask(base + "images/tags")["digits/run"]
+        tags = ask(base + "images/tags", until=all_tags)["digits/run"]
         names = ["nought", "one", "two"]
         assert sorted(tags) == sorted(
             [f"saliency/{n}" for n in names] + [f"saliency_filmstrip/{n}" for n in names]
@@ -142,15 +141,24 @@ def test_tensorboard_serves_every_observation_over_http(trained):
         assert set(due[1:]) <= {step for _, step, _ in scalars}
 
 
+def test_a_plain_tensorboard_lists_the_same_tags(trained):
+    """Its own defaults: the fast data server, and ten pictures a tag."""
+    _, folder = trained
+    with tensorboard(folder) as base:
+        assert ask(base + "images/tags", until=all_tags)
+        cards = ask(base + "images/images", run="digits/run", tag="saliency/two", sample=0)
+        # Fewer than ten of a tag, so none is left out.
+        assert [card["step"] for card in cards] == [0, 2 * BATCHES - 1, 4 * BATCHES - 1]
+        assert picture(base, cards[-1])[1].width == 4 * 84 + 5 * 6
+
+
 def test_nothing_is_left_on_the_module(trained):
+    """Modes, gradients and attributes are compared with those of the other run below."""
     module = trained[0]["module"]
-    for m in module.modules():
-        assert not any(
-            (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
-        )
+    assert set(trained[0]["left"]["hooks"].values()) == {0}
     assert all(p.requires_grad for p in module.parameters())
 
 
-def test_the_demo_ends_bitwise_as_without_the_callback(trained, fit_digits, tmp_path):
-    alone = train(fit_digits, tmp_path, observed=False)
+def test_the_demo_ends_bitwise_as_without_the_callback(trained, fit_digits, digits, tmp_path):
+    alone = train(fit_digits, digits, tmp_path, observed=False)
     assert differences(alone["left"], trained[0]["left"]) == []

@@ -1,0 +1,214 @@
+"""Checkpoints: a run that is resumed goes on in its pictures; a checkpoint stays everyone's."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as new_namespace
+import pytest
+import pytorch_lightning as pl
+import torch
+from matrix import Shapes, Touchy
+from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
+from training import (
+    Judged,
+    callback,
+    fit,
+    loader,
+    make_module,
+    one_image,
+    pictures,
+    quiet_trainer,
+    seen,
+    steps,
+)
+
+from lightning_saliency import ProbeBatch
+from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.lightning import SaliencyCallback as NewCallback
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
+
+FIRST_TWO = [("untrained", 0), ("epoch 0", 4), ("epoch 1", 9)]
+
+
+def interrupted(folder: Path, *callbacks: Any, every: int = 5, **options: Any) -> Path:
+    """The last checkpoint of a run of two epochs, by default that of its end."""
+    keep = ModelCheckpoint(folder / "kept", every_n_train_steps=every, save_top_k=-1)
+    options = {"max_epochs": 2, "enable_checkpointing": True} | options
+    fit(folder / "first", *callbacks, keep, **options)
+    return max((folder / "kept").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def at_epoch_ends(folder: Path, *callbacks: Any, **options: Any) -> Path:
+    keep = ModelCheckpoint(folder / "kept", save_top_k=-1)
+    fit(folder / "first", *callbacks, keep, enable_checkpointing=True, **options)
+    return max((folder / "kept").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_a_resumed_run_keeps_its_probe_and_goes_on_in_its_pictures(tmp_path):
+    first = callback(probe=None)
+    path = at_epoch_ends(tmp_path, first)
+    assert seen(first) == FIRST_TWO
+    resumed = callback(probe=None)
+    # Other data: chosen anew, the probe would be another one.
+    fit(tmp_path / "2", resumed, val=loader(24), max_epochs=4, ckpt_path=path)
+    assert resumed.probe.fingerprint == first.probe.fingerprint
+    assert seen(resumed) == [*FIRST_TWO, ("epoch 2", 14), ("epoch 3", 19)]
+    assert steps(tmp_path / "2") == [14, 19]
+
+
+def test_the_film_strip_of_a_resumed_run_shows_all_of_it(tmp_path):
+    path = at_epoch_ends(tmp_path, callback(tile_size=96))
+    fit(tmp_path / "2", callback(tile_size=96), max_epochs=4, ckpt_path=path)
+    ((_, strip),) = pictures(tmp_path / "2")["saliency_filmstrip/image 0 · class 0"].items()
+    assert (Image.open(io.BytesIO(strip)).width - 20) // (96 + 6) == 5
+
+
+def test_a_checkpoint_can_be_read_without_trust(tmp_path):
+    """Whatever a callback puts into it, `weights_only` must go on working for the whole file."""
+    masks = {"all": torch.ones(1, 12, 12, dtype=torch.bool)}
+    probe = one_image(masks=masks, class_names=list("abcd"), mean=[0.0] * 3, std=[1.0] * 3)
+    observer = callback(probe=probe, targets="top3")
+    checkpoint = torch.load(at_epoch_ends(tmp_path, observer), weights_only=True)
+    state = checkpoint["callbacks"][observer.state_key]
+    assert ProbeBatch.from_state(state["probe"]).fingerprint == probe.fingerprint
+    fit(tmp_path / "2", callback(), ckpt_path=tmp_path / "kept" / "epoch=1-step=10.ckpt")
+
+
+def test_a_run_resumed_in_mid_epoch_knows_its_epoch(tmp_path):
+    """Lightning does not announce the epoch again that a checkpoint was made in the middle of."""
+    path = interrupted(tmp_path, callback(), every=7)  # in epoch 1
+    resumed = callback()
+    fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
+    assert seen(resumed) == [*FIRST_TWO, ("epoch 2", 14)]
+
+
+def test_a_run_resumed_in_mid_epoch_keeps_to_its_schedule(tmp_path):
+    path = interrupted(tmp_path, callback(epochs=[2]), every=7)
+    resumed = callback(epochs=[2])
+    fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
+    assert [caption for caption, _ in seen(resumed)] == ["untrained", "epoch 2"]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(None, id="without-the-callback"),
+        pytest.param({"probe": ProbeBatch(torch.ones(1, 3, 12, 12))}, id="of-another-probe"),
+    ],
+)
+def test_steps_keep_to_their_multiples_after_a_run_is_resumed(before, tmp_path):
+    ours = {"every_n_train_steps": 4, "every_n_epochs": 0, "targets": "predicted"}
+    path = interrupted(tmp_path, *[callback(**ours | before)] if before else [])
+    resumed = callback(**ours)
+    fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
+    assert seen(resumed) == [("step 12", 11), ("epoch 2", 14)]
+
+
+def test_another_probe_begins_anew_and_says_so(tmp_path):
+    path = at_epoch_ends(tmp_path, callback())
+    other = callback(probe=ProbeBatch.from_dataset(Shapes(24, augment=False), count=2))
+    message = (
+        "had another probe; the pictures of 'saliency' begin anew with the one passed. Pass `p"
+    )
+    with pytest.warns(SaliencyWarning, match=message):
+        fit(tmp_path / "2", other, max_epochs=3, ckpt_path=path)
+    assert seen(other) == [("epoch 2", 14)]
+
+
+def test_other_targets_do_not_break_the_film_strips(tmp_path):
+    path = at_epoch_ends(tmp_path, callback(targets="label"))
+    resumed = callback(targets="all")
+    fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
+    assert steps(tmp_path / "2") == steps(tmp_path / "2", "saliency_filmstrip/") == [14]
+
+
+def test_maps_by_another_rule_are_not_shown_under_the_name_of_this_one(tmp_path):
+    path = at_epoch_ends(tmp_path, callback(rule="guided_backprop"))
+    resumed = callback(rule="gradient")
+    fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
+    assert seen(resumed) == [("epoch 2", 14)]
+
+
+def test_a_checkpoint_with_the_callback_serves_a_run_without_it(tmp_path):
+    path = at_epoch_ends(tmp_path, callback())
+    trainer = fit(tmp_path / "2", max_epochs=3, ckpt_path=path)
+    assert trainer.global_step == 15
+
+
+def test_a_checkpoint_without_the_callback_serves_a_run_with_it(tmp_path):
+    path = at_epoch_ends(tmp_path)
+    late = callback()
+    fit(tmp_path / "2", late, max_epochs=3, ckpt_path=path)
+    # It is not untrained any more.
+    assert seen(late) == [("epoch 2", 14)]
+
+
+def test_a_checkpoint_of_one_namespace_serves_the_other(tmp_path):
+    path = at_epoch_ends(tmp_path, callback(), module=make_module(pl))
+    second = NewCallback(one_image(), targets="label")
+    fit(
+        tmp_path / "2",
+        second,
+        module=make_module(new_namespace),
+        namespace=new_namespace,
+        max_epochs=3,
+        ckpt_path=path,
+    )
+    assert seen(second) == [*FIRST_TWO, ("epoch 2", 14)]
+
+
+def test_a_run_that_is_over_stays_as_it_is(tmp_path):
+    path = at_epoch_ends(tmp_path, callback())
+    resumed = callback()
+    fit(tmp_path / "2", resumed, max_epochs=2, ckpt_path=path)
+    assert seen(resumed) == FIRST_TWO
+
+
+@pytest.mark.parametrize("doing", ["validate", "test"])
+def test_the_best_checkpoint_can_be_tested_after_training(doing, tmp_path):
+    """It brings back the callback's state of that time, while the log already holds more."""
+    observer, module = callback(), Judged()
+    keep = ModelCheckpoint(tmp_path / "kept", save_top_k=-1)
+    options = {"train": loader(8), "max_epochs": 3, "enable_checkpointing": True}
+    trainer = fit(tmp_path / "log", observer, keep, module=module, **options)
+    early = tmp_path / "kept" / "epoch=0-step=1.ckpt"
+    getattr(trainer, doing)(module, loader(16), ckpt_path=early, verbose=False)
+    # `pictures`, in it, refuses two pictures at one step, of which one would be hidden.
+    assert steps(tmp_path / "log")[:4] == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_can_be_tested_by_a_fresh_trainer(tmp_path):
+    path = at_epoch_ends(tmp_path, callback(probe=None), module=Judged())
+    trainer = quiet_trainer(tmp_path / "2", callback(probe=None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SaliencyWarning)
+        (metrics,) = trainer.test(Judged(), loader(16), ckpt_path=path, verbose=False)
+    assert "test_acc" in metrics
+
+
+# --- copies
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_callback_can_be_copied_before_training(copied, tmp_path):
+    twin = copied(callback(every_n_epochs=2, name="twin"))
+    fit(tmp_path, twin)
+    assert seen(twin) == [("untrained", 0), ("epoch 1", 9)]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_callback_can_be_copied_after_training(copied, tmp_path):
+    """Tuners and spawned processes do, after a `fit` as well as before the first."""
+    observer = callback()
+    fit(tmp_path / "1", observer, module=Touchy())
+    twin = copied(observer)
+    assert seen(twin) == seen(observer)
+    fit(tmp_path / "2", twin)
