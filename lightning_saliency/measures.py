@@ -1,8 +1,17 @@
-"""Numbers for where maps lie: pure functions of tensors."""
+"""Numbers for where maps lie and how alike they are: pure functions of tensors, in float64.
+
+A **share** and a **profile** of the squared plain gradient agree from one training to the next and
+move when a model looks elsewhere; similarities of pixels do not, and are for plots.
+"""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+CELLS = 8  # a side of the grid of a profile: coarse enough for two trainings to agree
+_WINDOW = 7  # pixels a side of the windows of SSIM
 
 
 def share(maps: Tensor, mask: Tensor) -> Tensor:
@@ -16,9 +25,158 @@ def share(maps: Tensor, mask: Tensor) -> Tensor:
         ``(N,)`` float64 in [0, 1]; NaN where a map is all zero.
 
     Example:
-        >>> import torch
         >>> share(torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[False, True]]]))
         tensor([0.7500], dtype=torch.float64)
     """
-    mass = maps.double()
+    mass = _scaled(maps)
     return (mass * mask).sum(dim=(-2, -1)) / mass.sum(dim=(-2, -1))
+
+
+def profiles(maps: Tensor, cells: int = CELLS) -> Tensor:
+    """Where the mass of each map lies, on a coarse grid.
+
+    Args:
+        maps: ``(N, H, W)``, non-negative.
+        cells: A side of the grid. Each pixel lies in one cell, so nothing is counted twice where
+            the sides do not divide.
+
+    Returns:
+        ``(N, cells, cells)`` float64, each of sum 1; NaN where a map is all zero.
+
+    Example:
+        >>> profiles(torch.tensor([[[1.0, 3.0], [0.0, 4.0]]]), cells=2)
+        tensor([[[0.1250, 0.3750],
+                 [0.0000, 0.5000]]], dtype=torch.float64)
+    """
+    mass = _scaled(maps)
+    rows, columns = (_cell_of_pixel(side, cells, maps.device) for side in maps.shape[-2:])
+    flat = (rows[:, None] * cells + columns).flatten()
+    grid = mass.new_zeros(len(maps), cells * cells).index_add_(1, flat, mass.flatten(1))
+    return (grid / grid.sum(dim=1, keepdim=True)).unflatten(1, (cells, cells))
+
+
+def profile(maps: Tensor, cells: int = CELLS) -> Tensor:
+    """The mean of the profiles of ``maps``, ``(cells, cells)``; maps that are all zero left out."""
+    return profiles(maps, cells).nanmean(dim=0)
+
+
+def moved_mass(first: Tensor, second: Tensor) -> float:
+    """How much of the mass of one profile lies elsewhere in another: half their L1 distance.
+
+    In [0, 1]: 0, the same; 1, nothing in common.
+
+    Example:
+        >>> moved_mass(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
+        0.25
+    """
+    return float((first.double() - second.double()).abs().sum()) / 2
+
+
+def cell_mask(row: int, column: int, height: int, width: int, cells: int = CELLS) -> Tensor:
+    """The pixels of one cell of the grid: bool ``(height, width)``."""
+    cpu = torch.device("cpu")
+    rows = _cell_of_pixel(height, cells, cpu) == row
+    return rows[:, None] & (_cell_of_pixel(width, cells, cpu) == column)
+
+
+def spearman(first: Tensor, second: Tensor) -> Tensor:
+    """Rank correlation of maps ``(N, H, W)``, ties at their mean rank.
+
+    Returns:
+        ``(N,)`` in [-1, 1], 1 for the same order of pixels; NaN where a map is constant.
+
+    Example:
+        >>> rising = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> spearman(rising, rising.flip(-1)).round(decimals=9)
+        tensor([-1.], dtype=torch.float64)
+    """
+    ranks = [_ranks(maps.flatten(1).double()) for maps in (first, second)]
+    # Centred, the sums stay far below where float64 counts whole numbers exactly.
+    return cosine(*((r - r.mean(dim=1, keepdim=True)).unsqueeze(1) for r in ranks))
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of the angle between maps ``(N, H, W)``: ``(N,)``, NaN where one is all zero.
+
+    Example:
+        >>> cosine(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[4.0, 3.0]]]))
+        tensor([0.9600], dtype=torch.float64)
+    """
+    a, b = (_scaled(maps).flatten(1) for maps in (first, second))
+    cosines = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
+    return cosines.clamp(-1, 1)
+
+
+def top_overlap(first: Tensor, second: Tensor, part: float = 0.1) -> Tensor:
+    """The part of the strongest pixels that maps ``(N, H, W)`` have in common.
+
+    Args:
+        first: Non-negative.
+        second: Non-negative.
+        part: Of the pixels that count as the strongest, one at least.
+
+    Returns:
+        ``(N,)`` in [0, 1]; ``part`` is what two unrelated maps have in common.
+    """
+    a, b = first.flatten(1), second.flatten(1)
+    count = max(1, round(part * a.shape[1]))
+    inside = torch.zeros(a.shape, dtype=torch.bool, device=a.device)
+    inside.scatter_(1, a.topk(count, dim=1).indices, True)
+    return inside.gather(1, b.topk(count, dim=1).indices).double().mean(dim=1)
+
+
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Structural similarity of maps ``(N, H, W)`` (Wang et al. 2004), each pair on its own range.
+
+    Windows of 7×7 pixels and sample covariances, as scikit-image computes it by default.
+
+    Returns:
+        ``(N,)``, at most 1.
+
+    Raises:
+        ValueError: Sides of less than 7 pixels.
+    """
+    if min(first.shape[-2:]) < _WINDOW:
+        raise ValueError(
+            f"maps must be at least {_WINDOW} pixels a side for SSIM, got "
+            f"{tuple(first.shape[-2:])}. Compare small maps by `spearman`."
+        )
+    a, b = (maps.double().unsqueeze(1) for maps in (first, second))
+    both = torch.cat([a, b], dim=1)
+    span = both.amax(dim=(1, 2, 3), keepdim=True) - both.amin(dim=(1, 2, 3), keepdim=True)
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    mean_a, mean_b = _windowed(a), _windowed(b)
+    unbiased = _WINDOW**2 / (_WINDOW**2 - 1)
+    var_a = unbiased * (_windowed(a * a) - mean_a**2)
+    var_b = unbiased * (_windowed(b * b) - mean_b**2)
+    covariance = unbiased * (_windowed(a * b) - mean_a * mean_b)
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    structure = (2 * covariance + c2) / (var_a + var_b + c2)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    """In float64, over the largest magnitude of each: squares of float64 gradients may vanish."""
+    exact = maps.double()
+    peaks = exact.abs().amax(dim=(-2, -1), keepdim=True)
+    return exact / peaks.masked_fill(peaks == 0, 1)
+
+
+def _cell_of_pixel(side: int, cells: int, device: torch.device) -> Tensor:
+    return torch.arange(side, device=device) * cells // side
+
+
+def _windowed(maps: Tensor) -> Tensor:
+    return F.avg_pool2d(maps, _WINDOW, stride=1)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks of each row, those of equal values averaged."""
+    ordered, order = values.sort(dim=1)
+    ranks = torch.empty_like(values)
+    for row in range(len(values)):
+        _, runs = ordered[row].unique_consecutive(return_counts=True)
+        ends = runs.cumsum(0).double()
+        mean_ranks = ends - (runs.double() - 1) / 2
+        ranks[row, order[row]] = mean_ranks.repeat_interleave(runs)
+    return ranks
