@@ -1,0 +1,60 @@
+"""Prediction bounds by hand, against scipy, and by drawing many good runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lightning_saliency.bounds import moved_mass_bound, share_bounds, student, upper
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30])
+@pytest.mark.parametrize("probability", [0.6, 0.95, 0.99, 0.9975, 0.99995])
+def test_student_s_quantiles_are_scipy_s(probability, freedom):
+    expected = stats.t.ppf(probability, freedom)
+    assert student(probability, freedom) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0, 0.0, float("nan")])
+def test_what_is_no_probability_above_a_half(probability):
+    with pytest.raises(ValueError, match=r"`probability` must lie between 0.5 and 1, got "):
+        student(probability, 4)
+
+
+def test_a_bound_by_hand():
+    """Mean 2, standard deviation 1, t(0.99, 2) = 6.9646."""
+    assert upper([1.0, 2.0, 3.0], 0.99) == pytest.approx(2 + 6.9646 * math.sqrt(4 / 3), rel=1e-4)
+
+
+def test_one_value_has_no_bound():
+    with pytest.raises(ValueError, match="`values` must be two at least, got 1: one has no sp"):
+        upper([0.5], 0.99)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_a_good_run_passes_as_often_as_was_promised(count):
+    draw = np.random.default_rng(0)
+    runs = draw.normal(size=(4000, count + 1))
+    failed = sum(row[-1] > upper(row[:-1].tolist(), 0.95) for row in runs)
+    assert 0.04 < failed / 4000 < 0.06
+
+
+def test_runs_that_hardly_differ_leave_half_as_much_again():
+    assert moved_mass_bound([0.1, 0.1, 0.1], 0.99) == pytest.approx(0.15)
+    assert moved_mass_bound([0.05, 0.1, 0.2], 0.99) > 0.3
+
+
+def test_shares_are_bounded_by_their_ratio_and_stay_shares():
+    low, high = share_bounds([0.01, 0.02, 0.04], 0.9)
+    assert low * high == pytest.approx(0.02**2)
+    low, high = share_bounds([0.5, 0.9, 0.99], 0.99)
+    assert 0 < low < 0.5
+    assert high == 1.0
+
+
+def test_a_share_of_nothing_has_bounds():
+    low, high = share_bounds([0.0, 0.0, 0.0], 0.99)
+    assert low == high == pytest.approx(1e-6)
