@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,11 @@ NAMES = {
 
 
 class Ruled(torch.autograd.Function):
-    """``function`` with the backward pass of a rule."""
+    """``function`` with the backward pass of the rule that ``mode`` has by then."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], rule: str) -> Tensor:
-        ctx.function, ctx.rule = function, rule
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], mode: Any) -> Tensor:
+        ctx.function, ctx.mode = function, mode
         ctx.save_for_backward(x.clone())
         return function(x)
 
@@ -38,9 +38,9 @@ class Ruled(torch.autograd.Function):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             (slope,) = torch.autograd.grad(ctx.function(x).sum(), x)
-        if ctx.rule == "deconvnet":
+        if ctx.mode.rule == "deconvnet":
             return upstream.clamp(min=0), None, None
-        if ctx.rule == "guided_backprop":
+        if ctx.mode.rule == "guided_backprop":
             return slope.clamp(min=0) * upstream.clamp(min=0), None, None
         return slope * upstream, None, None
 
@@ -48,9 +48,11 @@ class Ruled(torch.autograd.Function):
 class Replacing(TorchFunctionMode):
     """Replaces the activations of a forward pass, and counts them."""
 
-    def __init__(self, rule: str) -> None:
+    rule = "gradient"
+
+    def __init__(self) -> None:
         super().__init__()
-        self.rule, self.replaced = rule, 0
+        self.replaced = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -63,7 +65,7 @@ class Replacing(TorchFunctionMode):
         if pure is None or not x.requires_grad:
             return func(*args, **kwargs)
         self.replaced += 1
-        result = Ruled.apply(x, pure, self.rule)
+        result = Ruled.apply(x, pure, self)
         return x.copy_(result) if in_place else result
 
 
@@ -98,18 +100,24 @@ def _clamps_to_zero(name: str, rest: Any, bound: dict[str, Any]) -> bool:
     return not isinstance(low, Tensor) and low is not None and low == 0 and high is None
 
 
-def oracle(model: nn.Module, images: Tensor, targets: Tensor, rule: str) -> Tensor:
-    """Attributions ``(N, K, C, H, W)`` of the logits ``targets`` ``(N, K)`` by ``rule``."""
+def oracle(
+    model: nn.Module, images: Tensor, targets: Tensor, rules: Sequence[str]
+) -> dict[str, Tensor]:
+    """Attributions ``(N, K, C, H, W)`` of the logits ``targets`` ``(N, K)``, by rule."""
     model = copy.deepcopy(model).eval()
     leaf = images.clone().requires_grad_()
-    with Replacing(rule):
+    with Replacing() as mode:
         logits = model(leaf * 1)
     logits = logits if isinstance(logits, Tensor) else logits[0]
-    maps = []
-    for column in range(targets.shape[1]):
-        chosen = logits.gather(1, targets[:, [column]]).sum()
-        maps.append(torch.autograd.grad(chosen, leaf, retain_graph=True)[0])
-    return torch.stack(maps, dim=1)
+    found = {}
+    for rule in rules:
+        mode.rule = rule
+        maps = []
+        for column in range(targets.shape[1]):
+            chosen = logits.gather(1, targets[:, [column]]).sum()
+            maps.append(torch.autograd.grad(chosen, leaf, retain_graph=True)[0])
+        found[rule] = torch.stack(maps, dim=1)
+    return found
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
