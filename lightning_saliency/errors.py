@@ -7,3 +7,7 @@ class SaliencyError(RuntimeError):
 
 class SaliencyWarning(UserWarning):
     """A map that is not what its name promises, or a run that logs less than was asked for."""
+
+
+class RecordError(SaliencyError):
+    """A file of a run or of a reference that is missing, damaged, or not what it says it is."""

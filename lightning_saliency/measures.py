@@ -52,7 +52,7 @@ def profiles(maps: Tensor, cells: int = CELLS) -> Tensor:
     rows, columns = (_cell_of_pixel(side, cells, maps.device) for side in maps.shape[-2:])
     flat = (rows[:, None] * cells + columns).flatten()
     grid = mass.new_zeros(len(maps), cells * cells).index_add_(1, flat, mass.flatten(1))
-    return (grid / grid.sum(dim=1, keepdim=True)).unflatten(1, (cells, cells))
+    return (grid / grid.sum(dim=1, keepdim=True)).view(-1, cells, cells)
 
 
 def profile(maps: Tensor, cells: int = CELLS) -> Tensor:
@@ -103,8 +103,8 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
         tensor([0.9600], dtype=torch.float64)
     """
     a, b = (_scaled(maps).flatten(1) for maps in (first, second))
-    cosines = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
-    return cosines.clamp(-1, 1)
+    lengths = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+    return ((a * b).sum(dim=1) / lengths).clamp(-1, 1)
 
 
 def top_overlap(first: Tensor, second: Tensor, part: float = 0.1) -> Tensor:
@@ -175,7 +175,7 @@ def _ranks(values: Tensor) -> Tensor:
     ordered, order = values.sort(dim=1)
     ranks = torch.empty_like(values)
     for row in range(len(values)):
-        _, runs = ordered[row].unique_consecutive(return_counts=True)
+        _, runs = torch.unique_consecutive(ordered[row], return_counts=True)
         ends = runs.cumsum(0).double()
         mean_ranks = ends - (runs.double() - 1) / 2
         ranks[row, order[row]] = mean_ranks.repeat_interleave(runs)

@@ -21,7 +21,7 @@ ON_TOP = {"callback", "lightning", "loggers"}
 # What a room may know of the other rooms, where the plan says so. The others only must not look up.
 MAY_KNOW = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "maps": set(),
     "measures": {"maps"},
     "schedule": set(),
