@@ -1,0 +1,36 @@
+"""Can the attention check tell a model that reads a corner tag from one that reads the digit?
+
+    python benchmarks/shortcut_study.py           # trains what is not in the cache, then prints
+    python benchmarks/shortcut_study.py --tables  # prints what the cache says
+
+The data and the network are those of ``examples/shortcut.py``. See :mod:`studies`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import studies
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import shortcut
+
+
+def data(split: shortcut.Split, agreement: float, seed: int) -> studies.Pairs:
+    copies = shortcut.COPIES if split == "train" else 1
+    scenes = shortcut.make_data(split, agreement, seed=seed, copies=copies)
+    return scenes.images, scenes.labels
+
+
+SCENARIO = studies.Scenario(
+    name="tag",
+    cue="tag",
+    probe=shortcut.probe(per_class=20),
+    network=shortcut.ShortcutNet,
+    data=data,
+    epochs=shortcut.EPOCHS,
+)
+
+if __name__ == "__main__":
+    studies.main(SCENARIO, __doc__)
