@@ -134,7 +134,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"`chunk_size` must be at least 1, got {self.chunk_size}.")
+            raise ValueError(
+                f"`chunk_size` must be at least 1, got {self.chunk_size}. `None` takes all images "
+                "at once."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if not self.rules:
-            raise ValueError("`rules` must name a rule at least, got none.")
+            raise ValueError(
+                f"`rules` must name a rule at least, got none. There are {', '.join(RULES)}."
+            )
         for rule in self.rules:
             if rule not in RULES:
                 raise ValueError(f"`rules` must be among {', '.join(RULES)}, got {rule!r}.")
@@ -156,6 +161,11 @@ def carry_out(
     plan: Plan, model: nn.Module, images: Tensor, requests: Sequence[Request]
 ) -> list[Explanation]:
     """An explanation a request, as ``plan`` says; arguments and errors are those of `explain`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"`model` must be a torch.nn.Module, got {type(model).__name__}. A function can be "
+            "called in `forward=lambda model, images: …`, with the module that it uses as `model`."
+        )
     _check_images(images)
     images = images.to(_device_of(model, images))
     wanted = [as_columns(request.targets, images) for request in requests]
@@ -300,7 +310,9 @@ def _check_images(images: Tensor) -> None:
             "Add a batch axis with `images[None]` to explain one image."
         )
     if images.numel() == 0:
-        raise ValueError(f"`images` must not be empty, got shape {tuple(images.shape)}.")
+        raise ValueError(
+            f"`images` must not be empty, got shape {tuple(images.shape)}. Pass an image at least."
+        )
     if not images.is_floating_point():
         raise TypeError(
             f"`images` must be floating point, as the model expects them, got {images.dtype}. "

@@ -31,11 +31,16 @@ def as_columns(targets: Targets, images: Tensor) -> Tensor | None:
         targets = torch.full((len(images), 1), STRONGEST)
     elif isinstance(targets, int) and not isinstance(targets, bool):
         if targets < 0:
-            raise ValueError(f"`targets` must be a class from 0 on, got {targets}.")
+            raise ValueError(
+                f"`targets` must be a class from 0 on, got {targets}. 'predicted' is the strongest."
+            )
         targets = torch.full((len(images), 1), targets)
     if not isinstance(targets, Tensor) or targets.dtype not in _INTEGERS:
         kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
-        raise TypeError(f"`targets` must be a str, an int or an int64 tensor, got {kind}.")
+        raise TypeError(
+            f"`targets` must be a str, an int or an int64 tensor, got {kind}. Pass several classes "
+            "as `torch.tensor([[0, 3]]).expand(len(images), -1)`."
+        )
     columns = targets.unsqueeze(1) if targets.ndim == 1 else targets
     if columns.ndim != 2 or len(columns) != len(images) or columns.shape[1] == 0:
         raise ValueError(

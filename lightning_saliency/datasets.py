@@ -35,7 +35,10 @@ def choose_items(dataset: Dataset[Any], per_class: int, count: int | None = None
         )
     length = len(dataset)  # type: ignore[arg-type]
     if length == 0:
-        raise SaliencyError(f"{type(dataset).__name__} is empty: there is nothing to explain.")
+        raise SaliencyError(
+            f"{type(dataset).__name__} is empty: there is nothing to explain. Is the path, or the "
+            "split, the right one?"
+        )
     labels = _labels_by_item(dataset, length)
     if not labels:
         return list(range(min(length, count or _UNLABELLED)))
@@ -56,7 +59,10 @@ def collate_items(
     length = len(dataset)  # type: ignore[arg-type]
     for index in indices:
         if not 0 <= index < length:
-            raise ValueError(f"`indices` must lie between 0 and {length - 1}, got {index}.")
+            raise ValueError(
+                f"`indices` must lie between 0 and {length - 1}, got {index}. They are positions "
+                "in the dataset, not classes."
+            )
     return collate_fn([dataset[index] for index in indices])
 
 

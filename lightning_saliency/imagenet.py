@@ -48,7 +48,10 @@ def class_index(name: str | Iterable[str]) -> int | list[int]:
     if isinstance(name, str):
         return _one(name)
     if not isinstance(name, Iterable) or isinstance(name, bytes | Set):
-        raise TypeError(f"`name` must be a class name or a list of them, got {name!r}.")
+        raise TypeError(
+            f"`name` must be a class name or a list of them, got {name!r}. A set has no order, and "
+            "an index needs no looking up."
+        )
     return [_one(item) for item in name]
 
 

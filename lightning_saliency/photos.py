@@ -182,7 +182,10 @@ def normalisation(
     if mean is None or std is None or isinstance(mean, str) or isinstance(std, str):
         if isinstance(mean, str) and isinstance(std, str) and mean == std == "imagenet":
             return IMAGENET
-        raise ValueError(f"`mean` and `std` must both be 'imagenet', numbers or None, {got}")
+        raise ValueError(
+            f"`mean` and `std` must both be 'imagenet', numbers or None, {got} Those of another "
+            "data set are in its training code; None leaves values in [0, 1]."
+        )
     try:
         known = tuple(float(value) for value in mean), tuple(float(value) for value in std)
     except (TypeError, ValueError) as error:
@@ -246,7 +249,9 @@ def list_photos(root: str | Path) -> tuple[list[Path], list[int], list[str]]:
     for label, folder in enumerate(folders):
         found = sorted((p for p in folder.iterdir() if _is_photo(p)), key=_as_counted)
         if not found:
-            raise ValueError(f"{folder} holds no photos ({', '.join(SUFFIXES)}).")
+            raise ValueError(
+                f"{folder} holds no photos ({', '.join(SUFFIXES)}). Put photos in it, or remove it."
+            )
         paths += found
         labels += [label] * len(found)
     return paths, labels, [folder.name for folder in folders]
@@ -262,10 +267,13 @@ def mask_of(photo: Path, root: str | Path, masks: str | Path) -> Path:
     folder = Path(masks, photo.parent.relative_to(root))
     found = sorted(p for p in folder.glob("*") if p.stem == photo.stem and _is_photo(p))
     if not found:
-        raise FileNotFoundError(f"no mask for {photo}: there is no {folder / photo.stem}.*")
+        raise FileNotFoundError(
+            f"no mask for {photo}: there is no {folder / photo.stem}.*. Each photo needs one, in "
+            "the same layout; all black where there is nothing to mark."
+        )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise ValueError(f"{folder} must hold one mask for {photo}, got {names}.")
+        raise ValueError(f"{folder} must hold one mask for {photo}, got {names}. Keep one.")
     return found[0]
 
 
@@ -307,7 +315,7 @@ def _decoded(path: Path, max_pixels: int) -> Image.Image:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; pass the photos in it, or use `from_folder`.")
     if not path.is_file():
-        raise FileNotFoundError(f"no photo at {path}")
+        raise FileNotFoundError(f"no photo at {path}. Relative paths start at {Path.cwd()}.")
     with _readable(path, max_pixels):
         Image.init()
         image = Image.open(path, formats=[name for name in Image.ID if name not in _PROGRAMS])

@@ -37,12 +37,14 @@ from lightning_saliency.photos import (
     to_tensor,
 )
 from lightning_saliency.validation import (
+    as_labels,
     checked_images,
     checked_labels,
     checked_masks,
     checked_names,
     checked_normalisation,
     default_name,
+    stacked,
     strings,
 )
 
@@ -253,13 +255,15 @@ class ProbeBatch:
             raise TypeError(f"`paths` must be a list of files, got {paths!r}; pass [{paths!r}].")
         photos = [read_photo(path) for path in paths]
         if not photos:
-            raise ValueError("`paths` must name a photo at least, got an empty list.")
+            raise ValueError(
+                "`paths` must name a photo at least, got an empty list. Does the pattern match?"
+            )
         cut = partial(to_tensor, size=size, transform=transform, mean=mean, std=std)
         known = normalisation(mean, std) if transform is None else normalisation_of(transform)
         stems = [Path(path).stem for path in paths]
         return cls(
-            torch.stack([cut(photo) for photo in photos]),
-            None if labels is None else torch.as_tensor(labels),
+            stacked([cut(photo) for photo in photos]),
+            None if labels is None else as_labels(labels),
             class_names=class_names,
             names=names or (stems if len(set(stems)) == len(stems) else None),
             masks=_read_masks(masks or {}, photos, size, transform),
@@ -335,9 +339,12 @@ class ProbeBatch:
                 told = json.loads((file.metadata() or {})["probe"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return cls.from_state({"tensors": tensors, **told})
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"no probe at {path}. `ProbeBatch.save` writes one.") from error
         except (safetensors.SafetensorError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is not a probe written by `ProbeBatch.save`, or it is damaged: {error}"
+                f"{path} is not a probe written by `ProbeBatch.save`, or it is damaged: {error}. "
+                "Save the probe anew."
             ) from error
 
     def state(self) -> dict[str, Any]:
@@ -364,8 +371,8 @@ def _read_masks(
     for region, paths in masks.items():
         if len(paths) != len(photos):
             raise ValueError(
-                f"`masks[{region!r}]` must name a file for each of {len(photos)} photos, got "
-                f"{len(paths)}."
+                f"`masks[{region!r}]` must name a file for each of {len(photos)} photos, in their "
+                f"order, got {len(paths)}."
             )
         read = [read_mask(path, photo) for path, photo in zip(paths, photos, strict=True)]
         regions[region] = torch.stack([mask_to_tensor(m, size, transform=transform) for m in read])
