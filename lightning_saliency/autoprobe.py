@@ -28,8 +28,8 @@ def probe_of(trainer: Any, pl_module: Any) -> ProbeBatch:
     Raises:
         SaliencyError: There is no such data, or no images in it; the message says what to pass.
     """
-    loader, validating = _loader_of(trainer)
     with random_streams_kept(SEED), undisturbed(pl_module), torch.no_grad():
+        loader, validating = _loader_of(trainer)
         try:
             items = choose_items(loader.dataset, COUNT, COUNT)
         except TypeError as error:
@@ -43,11 +43,26 @@ def probe_of(trainer: Any, pl_module: Any) -> ProbeBatch:
 
 def _loader_of(trainer: Any) -> tuple[DataLoader[Any], bool]:
     """The first loader of the trainer, and whether it is one of validation."""
-    for loaders, validating in ((trainer.val_dataloaders, True), (trainer.train_dataloader, False)):
+    if trainer.state.fn == "test":
+        sources = [(trainer.test_dataloaders, False)]
+    else:
+        sources = [(_validation_loaders(trainer), True), (trainer.train_dataloader, False)]
+    for loaders, validating in sources:
         for loader in _flattened(loaders):
             if isinstance(loader, DataLoader):
                 return loader, validating
     raise SaliencyError(f"no DataLoader to choose a probe from. {_REMEDY}")
+
+
+def _validation_loaders(trainer: Any) -> Any:
+    """Those of the trainer, which makes them before its first validation and not earlier."""
+    if trainer.val_dataloaders is not None:
+        return trainer.val_dataloaders
+    try:
+        source = trainer.fit_loop.epoch_loop.val_loop._data_source
+        return source.dataloader() if source.is_defined() else None
+    except AttributeError:  # private, so it may go; the training data serve as well
+        return None
 
 
 def _flattened(loaders: Any) -> Iterator[Any]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 
-from lightning_saliency.attribution import Forward, Plan
+from lightning_saliency.attribution import Forward
 from lightning_saliency.autoprobe import probe_of
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
-from lightning_saliency.grid import IMAGE_FORMATS, STYLES, ImageFormat, Style
-from lightning_saliency.loggers import PictureLog, run_folder
+from lightning_saliency.grid import ImageFormat, Style
+from lightning_saliency.live import callable_model, current_step, observer_of
+from lightning_saliency.logbook import Logbook
 from lightning_saliency.monitors import check_monitors
-from lightning_saliency.observer import Observer, count_classes
-from lightning_saliency.pictures import Artist, Scale
+from lightning_saliency.observer import Observer, check_tags
+from lightning_saliency.options import OnError, Options
+from lightning_saliency.pictures import Scale
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.ranks import Ranks
-from lightning_saliency.rules import RULES, Rule
+from lightning_saliency.rules import Rule
 from lightning_saliency.schedule import Schedule
-from lightning_saliency.snapshot import History
-from lightning_saliency.targets import check_words, choose_targets
 
 UNTRAINED = "untrained"
 _FILES = "No logger of this trainer takes pictures: the maps are PNG files in {}"
@@ -87,7 +88,7 @@ class SaliencyWatch:
         tile_size: int = 96,
         image_format: ImageFormat = "jpeg",
         chunk_size: int | None = None,
-        on_error: Literal["raise", "warn"] = "raise",
+        on_error: OnError = "raise",
         name: str = "saliency",
     ) -> None:
         super().__init__()
@@ -96,62 +97,78 @@ class SaliencyWatch:
                 f"`probe` must be a ProbeBatch or None, got {type(probe).__name__}. "
                 "Wrap tensors as `ProbeBatch(images, labels)`."
             )
-        check_words(targets)
-        _check_choice("rule", rule, RULES)
-        _check_choice("style", style, STYLES)
-        _check_choice("image_format", image_format, IMAGE_FORMATS)
-        _check_choice("on_error", on_error, ("raise", "warn"))
-        _check_size("tile_size", tile_size, 16)
-        if chunk_size is not None:
-            _check_size("chunk_size", chunk_size, 1)
-        if scale != "map" and not (isinstance(scale, int | float) and scale > 0):
-            raise ValueError(f"`scale` must be 'map' or a number above 0, got {scale!r}.")
-        if not name or "/" in name:
-            raise ValueError(f"`name` must not be empty or hold a '/', got {name!r}.")
+        self.options = Options(
+            targets=targets,
+            rule=rule,
+            forward=forward,
+            style=style,
+            scale=scale,
+            tile_size=tile_size,
+            image_format=image_format,
+            chunk_size=chunk_size,
+            on_error=on_error,
+            name=name,
+        )
         self.schedule = Schedule(every_n_epochs, epochs, every_n_train_steps)
-        self.probe = probe
-        self.name = name
-        self._targets, self._rule, self._forward = targets, rule, forward
-        self._style, self._scale, self._tile_size = style, scale, tile_size
-        self._image_format, self._chunk_size = image_format, chunk_size
-        self._at_start, self._on_error = at_start, on_error
-        self._last_step = -1  # of the pictures
-        self._seen_at = -1  # optimizer steps done when last observed
-        self._epoch = -1  # the last one that was begun
-        self._history = History()
+        self._given, self._at_start = probe, at_start
+        self._trainer: weakref.ref[Any] | None = None
+        self._stage = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing of any run."""
+        self.probe = self._given
+        self._logbook = Logbook()
         self._observer: Observer | None = None
-        self._warned = False
+        self._epoch = self._told_epoch = -1  # that is trained; that monitors were told of
+        self._steps_done = 0  # by the optimizers, at the last look
+        self._sharded = self._warned = False
+
+    @property
+    def name(self) -> str:
+        """The prefix of the tags."""
+        return self.options.name
 
     @property
     def state_key(self) -> str:
         """Where a checkpoint keeps this callback's state; by name, so that several can live."""
         return f"SaliencyCallback[{self.name}]"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What tuners and spawned processes copy: nothing that belongs to a trainer."""
+        return {**self.__dict__, "_trainer": None, "_observer": None}
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse what could not work: two callbacks of one name, monitors that look in vain."""
+        """Refuse what could not work, and begin anew where this is another trainer's run."""
+        if self._trainer is None or self._trainer() is not trainer:
+            self._trainer = weakref.ref(trainer)
+            self._begin()
+        self._stage = stage
         check_monitors(trainer, self.name, self.schedule)
-        names = [c.name for c in trainer.callbacks if isinstance(c, SaliencyWatch)]
-        if names.count(self.name) > 1:
-            raise SaliencyError(
-                f"two callbacks are named {self.name!r}; give each its own `name=…`."
-            )
+        others = [c.name for c in trainer.callbacks if isinstance(c, SaliencyWatch)]
+        check_tags(self.name, others, self.probe)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let go of the model."""
+        self._observer = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Choose the probe and the classes, and observe the untrained model."""
         self._prepare(trainer, pl_module)
+        # A run that is resumed in mid-epoch does not begin the epoch again.
+        self._epoch, self._steps_done = trainer.current_epoch, trainer.global_step
         if self._at_start and trainer.global_step == 0:
-            self._observe(trainer, pl_module, UNTRAINED, _step(trainer))
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Remember the epoch: once it has ended, the trainer already counts the next."""
-        self._epoch = trainer.current_epoch
+            self._observe(trainer, pl_module, UNTRAINED, current_step(trainer))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Observe where a training step is due."""
-        if self.schedule.due_step(trainer.global_step, max(self._seen_at, 0)):
-            self._observe(trainer, pl_module, f"step {trainer.global_step}", _step(trainer))
+        before, self._steps_done = self._steps_done, trainer.global_step
+        # Remembered, for once the epoch has ended, the trainer already counts the next.
+        self._epoch, self._logbook.changed = trainer.current_epoch, True
+        if self.schedule.due_step(self._steps_done, before):
+            self._observe(trainer, pl_module, f"step {self._steps_done}", current_step(trainer))
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe a due epoch's end at its last validation, which monitors wait for."""
@@ -160,7 +177,7 @@ class SaliencyWatch:
         if trainer.state.fn != "fit":
             self._observe_alone(trainer, pl_module, "validated")
         elif trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self._observe_epoch(trainer, pl_module, _step(trainer))
+            self._observe_epoch(trainer, pl_module, current_step(trainer))
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe the model that is tested."""
@@ -168,12 +185,13 @@ class SaliencyWatch:
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe a due epoch's end where no validation has."""
-        self._observe_epoch(trainer, pl_module, _step(trainer) - 1)
+        self._observe_epoch(trainer, pl_module, current_step(trainer) - 1)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe the trained model, if that is still to be done, and draw the film strips."""
-        if self._seen_at != trainer.global_step:
-            self._observe(trainer, pl_module, f"epoch {self._epoch}", _step(trainer) - 1)
+        if self._logbook.changed:
+            step = current_step(trainer) - 1
+            self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
         self._draw_filmstrips()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -183,33 +201,41 @@ class SaliencyWatch:
 
     def state_dict(self) -> dict[str, Any]:
         """The probe and what was seen of it so far; tensors and primitives only."""
-        return {
-            "probe": None if self.probe is None else self.probe.state(),
-            "last_step": self._last_step,
-            "seen_at": self._seen_at,
-            "history": self._history.state(),
-        }
+        probe = None if self.probe is None else self.probe.state()
+        return {"probe": probe, "shown": self.options.shown, **self._logbook.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the run that is resumed left off, with its probe."""
+        if self._logbook.last_step >= 0 and self._stage != "fit":
+            return  # an earlier model of this very run is tested, the log holds more already
+        logbook = Logbook.from_state(state_dict)
         stored = state_dict["probe"] and ProbeBatch.from_state(state_dict["probe"])
         if self.probe is None:
             self.probe = stored
-        elif stored is not None and stored.fingerprint != self.probe.fingerprint:
-            warnings.warn(
-                f"the run that is resumed had another probe; the pictures of {self.name!r} begin "
-                "anew with the one passed. Pass `probe=None` to go on with that of the run.",
-                SaliencyWarning,
-                stacklevel=2,
+        for then, now in self._other_than(stored, state_dict["shown"]):
+            self._say(
+                f"the run that is resumed had {then}; the pictures of {self.name!r} begin anew "
+                f"with {now}."
             )
-            self._last_step = state_dict["last_step"]
-            return
-        self._last_step, self._seen_at = state_dict["last_step"], state_dict["seen_at"]
-        self._history = History.from_state(state_dict["history"])
+            logbook = logbook.blank()
+        logbook.last_step = max(logbook.last_step, self._logbook.last_step)
+        self._logbook = logbook
+
+    def _other_than(
+        self, probe: ProbeBatch | None, shown: Mapping[str, Any]
+    ) -> Iterator[tuple[str, str]]:
+        """In words, what a run had and what is passed to go on with it, where these differ."""
+        given = self.probe
+        if probe is not None and given is not None and probe.fingerprint != given.fingerprint:
+            yield "another probe", "the one passed. Pass `probe=None` to go on with that of the run"
+        for key, value in self.options.shown.items():
+            if value != shown[key]:
+                yield f"`{key}={shown[key]!r}`", f"`{key}={value!r}`"
 
     def _prepare(self, trainer: Any, pl_module: Any) -> None:
         ranks = Ranks(trainer)
-        if ranks.sharded and self._on_error == "warn":
+        self._sharded = ranks.sharded
+        if ranks.sharded and self.options.on_error == "warn":
             raise SaliencyError(
                 "`on_error='warn'` cannot be kept under a sharded strategy: a process that fails "
                 "in a pass leaves the others waiting. Use `on_error='raise'`."
@@ -219,44 +245,51 @@ class SaliencyWatch:
                 self.probe = probe_of(trainer, pl_module)
         if ranks.world > 1:
             self.probe = ProbeBatch.from_state(ranks.of_first(self.probe.state()))
-        self._observer = self._new_observer(trainer, pl_module, self.probe, ranks)
+        history = self._logbook.history
+        self._observer = observer_of(trainer, pl_module, self.probe, self.options, history)
 
     def _observe_alone(self, trainer: Any, pl_module: Any, caption: str) -> None:
-        """Observe outside of training, once."""
-        self._prepare(trainer, pl_module)
-        self._observe(trainer, pl_module, caption, _step(trainer))
+        """Observe outside of training, once; a failure there does not cost the metrics."""
+        with self._tolerant("preparing to observe"):
+            self._prepare(trainer, pl_module)
+            self._observe(trainer, pl_module, caption, current_step(trainer))
 
     def _observe_epoch(self, trainer: Any, pl_module: Any, step: int) -> None:
-        if self.schedule.due_epoch(self._epoch) and self._seen_at != trainer.global_step:
-            self._observe(trainer, pl_module, f"epoch {self._epoch}", step, at_epoch_end=True)
+        if not self.schedule.due_epoch(self._epoch):
+            return
+        if self._logbook.changed:
+            self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
+        if self._told_epoch != self._epoch:
+            with self._tolerant("telling monitors what was measured"):
+                self._tell_monitors(pl_module)
 
-    def _observe(
-        self, trainer: Any, pl_module: Any, caption: str, step: int, *, at_epoch_end: bool = False
-    ) -> None:
+    def _tell_monitors(self, pl_module: Any) -> None:
+        """Log what was last measured where monitors look; the loggers have it already."""
+        self._told_epoch = self._epoch
+        if self._logbook.measured:
+            pl_module.log_dict(
+                self._logbook.measured,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                logger=False,
+            )
+
+    def _observe(self, trainer: Any, pl_module: Any, caption: str, step: int) -> None:
         if self._observer is None:
             return
-        self._seen_at = trainer.global_step
-        # A picture at the step of an earlier one of its tag would hide it.
-        self._last_step = max(step, self._last_step + 1)
         with self._tolerant(f"observing the model ({caption})"):
-            model = _callable_model(trainer, pl_module)
-            measured = self._observer.observe(model, caption, self._last_step)
-            scalars = {f"{self.name}/{name}": value for name, value in measured.items()}
-            if at_epoch_end:  # where monitors look; the loggers get them below, at our step
-                pl_module.log_dict(
-                    scalars, on_step=False, on_epoch=True, sync_dist=True, logger=False
-                )
-            if scalars and trainer.is_global_zero:
-                for logger in trainer.loggers:
-                    logger.log_metrics(scalars, step=self._last_step)
+            step = self._logbook.turn_page(step)
+            model = callable_model(trainer, pl_module)
+            self._logbook.measured = self._observer.observe(model, caption, step)
 
     def _draw_filmstrips(self) -> None:
         if self._observer is None:
             return
         with self._tolerant("drawing the film strips"):
             self._observer.draw_filmstrips()
-            if self._observer.log is not None and self._observer.log.files_at is not None:
-                rank_zero_info(_FILES.format(self._observer.log.files_at / self.name))
+            if self._observer.files_at is not None:
+                rank_zero_info(_FILES.format(self._observer.files_at))
 
     @contextmanager
     def _tolerant(self, doing: str) -> Iterator[None]:
@@ -265,75 +298,19 @@ class SaliencyWatch:
             yield
         except Exception as error:
             told = f"{type(error).__name__}: {error}"
-            if self._on_error == "raise":
+            if self.options.on_error == "raise" and (self._stage == "fit" or self._sharded):
                 raise SaliencyError(
                     f"{doing} failed: {told}\n"
                     "With `on_error='warn'` training goes on in such a case."
                 ) from error
             if not self._warned:
-                message = f"{doing} failed, training goes on: {told}"
-                warnings.warn(message, SaliencyWarning, stacklevel=2)
+                what = "training" if self._stage == "fit" else "the run"
+                self._say(f"{doing} failed, {what} goes on: {told}")
             self._warned = True
 
-    def _new_observer(
-        self, trainer: Any, pl_module: Any, probe: ProbeBatch, ranks: Ranks
-    ) -> Observer:
-        forward = _in_precision_of(trainer, self._forward)
-        plan = Plan(forward, self._chunk_size, alone=not ranks.sharded)
-        with ranks.together("trying the model on an image of the probe"):
-            classes = count_classes(_callable_model(trainer, pl_module), probe, forward)
-        folder = run_folder(trainer)  # collective: on every rank
-        log = PictureLog(trainer.loggers, folder, self._image_format)
-        return Observer(
-            probe=probe,
-            targets=choose_targets(self._targets, probe, classes),
-            rule=self._rule,
-            plan=plan,
-            tag=self.name,
-            artist=Artist(
-                probe, style=self._style, scale=self._scale, size=self._tile_size, rule=self._rule
-            ),
-            log=log if ranks.rank == 0 else None,
-            ranks=ranks,
-            history=self._history,
-        )
+    def _say(self, message: str) -> None:
+        warnings.warn(message, SaliencyWarning, stacklevel=3)
 
 
 class SaliencyCallback(SaliencyWatch, pl.Callback):  # noqa: D101
     __doc__ = SaliencyWatch.__doc__
-
-
-def _callable_model(trainer: Any, pl_module: Any) -> Any:
-    """What to call for a forward pass: FSDP's first version gathers weights in its wrapper only."""
-    kinds = {c.__name__ for c in type(trainer.strategy).__mro__}
-    return trainer.strategy.model if "FSDPStrategy" in kinds else pl_module
-
-
-def _in_precision_of(trainer: Any, forward: Forward | None) -> Forward:
-    """The forward pass under the trainer's own precision."""
-    plugin = trainer.precision_plugin
-
-    def in_precision(model: Any, images: Any) -> Any:
-        images = plugin.convert_input(images)
-        with plugin.forward_context():
-            return model(images) if forward is None else forward(model, images)
-
-    return in_precision
-
-
-def _step(trainer: Any) -> int:
-    """The step at which Lightning logs the scalars of this moment."""
-    try:
-        return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
-    except AttributeError:  # private, so it may go; the optimizer steps are nearly the same
-        return int(trainer.global_step)
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
-
-
-def _check_size(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")

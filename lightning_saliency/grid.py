@@ -31,6 +31,8 @@ _FAINT = (112, 117, 122)
 _FRAME = (24, 128, 56)  # of what is true
 _NARROWEST = 300  # pixels of a sheet's width: room for a title over a single tile
 _JPEG_QUALITY = 90
+_JPEG_LONGEST = 65_500  # pixels a side, a limit of the format
+_NAME_WIDTH = 180  # pixels of a row's name, at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +161,7 @@ def sheet(
     """
     size = next(tile.picture.shape[0] for row in rows for tile in row if tile is not None)
     columns = max(len(row) for row in rows)
+    row_names = [_shortened(name, _NAME_WIDTH, bold=False) for name in row_names]
     margin = _GAP + (_widest(row_names) + _GAP if row_names else 0)
     words = any(tile and (tile.name or tile.note) for row in rows for tile in row)
     pitch = size + _GAP + (_LINE if words else 0)
@@ -252,10 +255,13 @@ def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def encode(picture: Picture, image_format: ImageFormat) -> bytes:
-    """``picture`` as a JPEG (quality 90, colour not subsampled) or PNG file."""
+    """``picture`` as a JPEG (quality 90, colour not subsampled) or PNG file.
+
+    PNG also where a side is too long for JPEG, as in a film strip of a thousand classes.
+    """
     buffer = io.BytesIO()
     image = Image.fromarray(picture)
-    if image_format == "jpeg":
+    if image_format == "jpeg" and max(image.size) <= _JPEG_LONGEST:
         image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
     else:
         image.save(buffer, "PNG", compress_level=1)

@@ -1,10 +1,11 @@
-"""A picture to any Lightning logger, by the name of its class, so that both namespaces work."""
+"""Pictures and numbers to any Lightning logger, by the name of its class: of both namespaces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from lightning_saliency.files import safe_name, write_whole
 from lightning_saliency.grid import ImageFormat, Picture, encode
@@ -25,7 +26,8 @@ class PictureLog:
     def __init__(
         self, loggers: Iterable[Any], folder: Path | None, image_format: ImageFormat
     ) -> None:
-        self._takers = [(_TAKERS[kind], one) for one in loggers if (kind := _kind(one))]
+        self._loggers = list(loggers)
+        self._takers = [(_TAKERS[kind], one) for one in self._loggers if (kind := _kind(one))]
         self._folder, self._format = folder, image_format
         self.files_at: Path | None = None
 
@@ -34,9 +36,23 @@ class PictureLog:
         for take, logger in self._takers:
             take(logger, tag, picture, step, self._format)
         if not self._takers and self._folder is not None:
-            path = self._folder.joinpath(*map(safe_name, tag.split("/", 1)), f"{step:08d}.png")
+            path = self._folder.joinpath(*_path_of(tag), f"{step:08d}.png")
             write_whole(path, encode(picture, "png"))
             self.files_at = self._folder
+
+    def add_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+        """Log numbers by their tag at ``step``, to every logger."""
+        for logger in self._loggers if scalars else ():
+            logger.log_metrics(dict(scalars), step=step)
+
+
+def _path_of(tag: str, *, ascii_only: bool = False) -> list[str]:
+    """The folder and the name that a tag stands for, as file systems take them."""
+    return [safe_name(part, ascii_only=ascii_only) for part in tag.split("/", 1)]
+
+
+# The folders of runs whose loggers give them none: several callbacks of a trainer share one.
+_FOLDERS: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
 
 
 def run_folder(trainer: Any) -> Path | None:
@@ -45,15 +61,25 @@ def run_folder(trainer: Any) -> Path | None:
     Collective: call it on every rank. Where a logger keeps all runs in one folder, or there is
     none, the run is given a folder of its own.
     """
-    log_dir = trainer.log_dir
-    if log_dir is None:
+    log_dir = trainer.log_dir  # collective
+    if trainer.fast_dev_run:
         return None
-    if not trainer.loggers:
-        return _next_version(Path(log_dir, "saliency_logs"))
-    first = trainer.loggers[0]
-    if getattr(first, "log_dir", None) == log_dir != first.save_dir:
-        return Path(log_dir)
-    return Path(log_dir, safe_name(str(first.name)), safe_name(str(first.version)))
+    folder = _folder_in(trainer, log_dir) if trainer.is_global_zero else None
+    chosen = trainer.strategy.broadcast(folder and str(folder))
+    return Path(chosen)
+
+
+def _folder_in(trainer: Any, log_dir: str | None) -> Path:
+    first = next(iter(trainer.loggers), None)
+    if log_dir is not None and first is not None:
+        if _of_class(first, _KEEPING_RUNS_APART):
+            return Path(log_dir)
+        if first.version is not None:
+            return Path(log_dir, safe_name(str(first.name)), safe_name(str(first.version)))
+    if trainer not in _FOLDERS:
+        root = Path(log_dir or trainer.default_root_dir)
+        _FOLDERS[trainer] = _next_version(root / "saliency_logs")
+    return _FOLDERS[trainer]
 
 
 def _next_version(folder: Path) -> Path:
@@ -63,7 +89,12 @@ def _next_version(folder: Path) -> Path:
 
 
 def _kind(logger: Any) -> str | None:
-    return next((c.__name__ for c in type(logger).__mro__ if c.__name__ in _TAKERS), None)
+    return _of_class(logger, _TAKERS)
+
+
+def _of_class(logger: Any, names: Container[str]) -> str | None:
+    """The first of ``names`` that is the name of a class of ``logger``."""
+    return next((c.__name__ for c in type(logger).__mro__ if c.__name__ in names), None)
 
 
 def _to_tensorboard(
@@ -85,17 +116,21 @@ def _to_tensorboard(
 
 
 def _to_wandb(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
-    logger.log_image(key=tag, images=[picture], step=step, caption=[f"step {step}"])
+    # Its own name for the file that a tag becomes may be a path, or too long for one.
+    key = "/".join(_path_of(tag))
+    logger.log_image(key=key, images=[picture], step=step, caption=[f"step {step}"])
 
 
 def _to_mlflow(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
-    key = "/".join(safe_name(part, ascii_only=True) for part in tag.split("/"))
+    key = "/".join(_path_of(tag, ascii_only=True))
     logger.experiment.log_image(logger.run_id, picture, key=key, step=step)
 
 
 def _to_nowhere(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
     """A ``fast_dev_run``'s logger has every attribute and keeps nothing."""
 
+
+_KEEPING_RUNS_APART = ("TensorBoardLogger", "CSVLogger")
 
 _TAKERS = {
     "TensorBoardLogger": _to_tensorboard,

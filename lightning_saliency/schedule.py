@@ -39,7 +39,8 @@ class Schedule:
             )
         if self.epochs is None:
             return
-        if isinstance(self.epochs, str) or not all(_is_int(e) and e >= 0 for e in self.epochs):
+        listed = isinstance(self.epochs, Sequence) and not isinstance(self.epochs, str)
+        if not listed or not all(_is_int(e) and e >= 0 for e in self.epochs):
             raise ValueError(
                 f"`epochs` must be a list of epochs counted from 0, got {self.epochs!r}."
             )

@@ -49,9 +49,15 @@ def check_words(wanted: str | Sequence[int] | Sequence[str]) -> None:
     """Refuse what no probe and no model could make sense of.
 
     Raises:
+        TypeError: Neither a word nor a list.
         ValueError: An unknown word, or an empty list.
     """
     known = ("auto", "all", "label", "predicted")
+    if not isinstance(wanted, str | Sequence):
+        raise TypeError(
+            f"`targets` must be one of {', '.join(known)}, 'top3' (or any number), or a list of "
+            f"classes, got {wanted!r}. One class is a list too: [3]."
+        )
     if isinstance(wanted, str) and wanted not in known and not re.fullmatch(r"top[1-9]\d*", wanted):
         raise ValueError(
             f"`targets` must be one of {', '.join(known)}, 'top3' (or any number), or a list of "
