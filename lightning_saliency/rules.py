@@ -76,14 +76,14 @@ _PAPER = "Relu"  # the one activation that the papers define their rules for
 # Activations that are no rectifiers; counted, so that a report accounts for every nonlinearity.
 _GATES = frozenset(
     {"Sigmoid", "Tanh", "Softmax", "LogSoftmax", "Hardsigmoid", "LogSigmoid", "Glu"}
-    | {"Hardtanh", "Clamp", "ClampMin", "Hardshrink", "Softshrink"}
+    | {"Hardtanh", "Clamp", "ClampMin", "ClampMax", "Hardshrink", "Softshrink"}
 )
 
 # Nodes of custom functions and of C++ that are known to hold no activation.
 _TRANSPARENT = frozenset(
     {
-        "torch::autograd::AccumulateGrad",
-        "torch::autograd::CopyBackwards",
+        "AccumulateGrad",
+        "CopyBackwards",
         "BackwardHookFunctionBackward",  # a module's full backward hook
         "RegisterPostBackwardFunctionBackward",  # FSDP2
     }
@@ -194,7 +194,7 @@ class Graph:
     def _admit_custom(self, node: Any) -> str | None:
         kind = _declared.get(getattr(type(node), "_forward_cls", type(None)))
         if kind is None:
-            return None if _is_transparent(node.name()) else "hidden"
+            return None if _is_transparent(_name(node)) else "hidden"
         if kind == "linear":
             return None
         # A backward written by a user may return its argument itself: never in place there.
@@ -285,9 +285,15 @@ def _reachable(start: Node, edges: Mapping[Node, list[Node]]) -> list[Node]:
     return list(seen)
 
 
+def _name(node: Node) -> str:
+    """The name of a node; torch's own of C++ stand in a namespace, in some versions and not all."""
+    return node.name().removeprefix("torch::autograd::")
+
+
 def _operation(node: Node) -> str:
     """``"Relu"`` of ``"ReluBackward0"``; the whole name where it is not of that form."""
-    return node.name().rstrip("0123456789").removesuffix("Backward") or node.name()
+    name = _name(node)
+    return name.rstrip("0123456789").removesuffix("Backward") or name
 
 
 def _is_transparent(name: str) -> bool:
@@ -296,7 +302,7 @@ def _is_transparent(name: str) -> bool:
 
 def _is_opaque(node: Any) -> bool:
     """Whether a built-in node may hold activations: an operation fused or written in C++."""
-    name = node.name()
+    name = _name(node)
     if name == "CopySlices":
         # An in-place operation on a view. What was written is not shown, but how many tensors it
         # was made of is: an activation has one, a copy of another tensor into the view has two.

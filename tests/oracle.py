@@ -7,7 +7,6 @@ shares no mechanism with the package: no graph is walked and no hook attached.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -104,10 +103,11 @@ def oracle(
     model: nn.Module, images: Tensor, targets: Tensor, rules: Sequence[str]
 ) -> dict[str, Tensor]:
     """Attributions ``(N, K, C, H, W)`` of the logits ``targets`` ``(N, K)``, by rule."""
-    model = copy.deepcopy(model).eval()
-    leaf = images.clone().requires_grad_()
+    leaf, training = images.clone().requires_grad_(), model.training
+    model.eval()
     with Replacing() as mode:
         logits = model(leaf * 1)
+    model.train(training)
     logits = logits if isinstance(logits, Tensor) else logits[0]
     found = {}
     for rule in rules:

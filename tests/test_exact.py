@@ -19,13 +19,22 @@ pytestmark = pytest.mark.filterwarnings("ignore:no rectifier")
 
 
 def roughen(model: nn.Module) -> nn.Module:
-    """Give norms statistics of their own: fresh ones hide mistakes in scale and sign."""
+    """Make a fresh network one in which every branch counts.
+
+    Norms get statistics of their own: 0 and 1 hide mistakes in scale and sign. Parameters that
+    start as a constant get noise: a scale of 0 or 1e-6, with which many networks start, or a head
+    of zeros, would leave nothing of what is tested.
+    """
     generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            shape = module.running_mean.shape
-            module.running_mean.copy_(0.1 * torch.randn(shape, generator=generator))
-            module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                shape = module.running_mean.shape
+                module.running_mean.copy_(0.1 * torch.randn(shape, generator=generator))
+                module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
+        for parameter in model.parameters():
+            if parameter.numel() > 1 and parameter.min() == parameter.max():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model
 
 
@@ -35,24 +44,13 @@ def worst_error(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -
     return max(relative_error(explanation[rule], expected[rule]) for rule in RULES)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("resnet18", 64),
-        ("googlenet", 64),
-        ("densenet121", 64),
-        ("mobilenet_v2", 64),
-        ("mobilenet_v3_small", 64),
-        ("efficientnet_b0", 64),
-        ("convnext_tiny", 64),
-        ("swin_v2_t", 64),
-    ],
-)
-def test_torchvision_models_in_float64(name, size):
+# By all rules and for two classes an image; `test_zoo.py` has all of them, by two rules and one.
+@pytest.mark.parametrize("name", ["googlenet", "densenet121", "mobilenet_v3_small", "swin_v2_t"])
+def test_torchvision_models_in_float64(name):
     torch.manual_seed(0)
     extra = {"init_weights": False} if name == "googlenet" else {}
     model = roughen(torchvision.models.get_model(name, weights=None, num_classes=8, **extra))
-    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     targets = torch.tensor([[0, 5], [3, 1]])
     assert worst_error(model.double(), images, targets) <= 1e-9
 
