@@ -11,3 +11,7 @@ class SaliencyWarning(UserWarning):
 
 class RecordError(SaliencyError):
     """A file of a run or of a reference that is missing, damaged, or not what it says it is."""
+
+
+class NotComparableError(RecordError):
+    """Runs of other probes, rules or classes, between which nothing can be told."""

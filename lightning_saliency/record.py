@@ -24,6 +24,7 @@ from lightning_saliency.untrusted import (
     MISFITS,
     SCHEMA,
     Shapes,
+    check_parts,
     check_schema,
     check_shapes,
     integer,
@@ -175,6 +176,7 @@ def read_observation(path: Path) -> Observation:
         check_schema(told)
         regions = [name for name in tensors if name.startswith(_SHARE)]
         check_shapes(tensors, {**_SHAPES, **dict.fromkeys(regions, _PER_IMAGE)})
+        check_parts(tensors, ["measured.profiles", *regions])
         if int(min(tensors["targets"].min(), tensors["measured.classes"].min())) < 0:
             raise ValueError("it holds a negative class")
         shares = {name.removeprefix(_SHARE): tensors[name] for name in regions}
@@ -284,6 +286,8 @@ class Run:
         observation = read_observation(path)
         if len(observation.targets) != len(self.info.images):
             raise damaged(path, "it is not of as many images as the run")
+        if set(observation.measured.shares) != set(self.info.areas):
+            raise damaged(path, "it is not of the same regions as the run")
         if observation.step != step or observation.fingerprint != self.info.fingerprint:
             raise damaged(path, "it is of another run or step")
         return observation

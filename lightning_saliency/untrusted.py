@@ -7,7 +7,7 @@ that names the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -40,6 +40,14 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Shapes) -> None:
             wanted = letter if isinstance(letter, int) else sizes.setdefault(letter, size)
             if size != wanted or size == 0:
                 raise ValueError(f"`{name}` has the shape {tuple(tensor.shape)}")
+
+
+def check_parts(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Refuse what is no part of a whole: in [0, 1], or NaN for what could not be measured."""
+    for name in names:
+        tensor = tensors[name]
+        if not bool(((tensor >= 0) & (tensor <= 1 + 1e-9) | tensor.isnan()).all()):
+            raise ValueError(f"`{name}` has values outside of 0 to 1")
 
 
 def text(told: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,135 @@
+"""The check that a run carries: what it is held against, from when on, and what a failure does."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lightning_saliency.judge import Seen, judge
+from lightning_saliency.maps import REDUCTIONS, Reduce
+from lightning_saliency.record import Numbers
+from lightning_saliency.reference import Reference
+from lightning_saliency.requirements import DEFAULT, Requirement, parse_all
+from lightning_saliency.rules import RULES, Rule
+from lightning_saliency.verdict import Verdict
+
+OnFail = Literal["warn", "raise", "stop"]
+ON_FAIL: tuple[OnFail, ...] = ("warn", "raise", "stop")
+
+_CONDITION = re.compile(r"\s*(?P<metric>\S+?)\s*(?P<relation>>=|<=|>|<)\s*(?P<number>\S+)\s*")
+_RELATIONS: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
+
+
+class AttentionCheck:
+    """Whether the model looks where good runs look; given to a ``SaliencyCallback``.
+
+    Args:
+        reference: A :class:`Reference` or the folder of one. Without, only requirements whose
+            bounds are numbers can be judged.
+        rule: Of the gradient that is measured. The plain one tells runs apart; guided backprop is
+            good to look at and poor to judge by (Adebayo et al. 2018, arXiv 1810.03292).
+        reduce: How its channels are reduced; see :func:`maps.reduce_channels`.
+        require: Sentences such as ``"object.share >= 0.6"``, in addition to those that the
+            reference holds. Without a reference: ``"moved_mass <= auto"`` and
+            ``"*.share within auto"``.
+        on_fail: ``"warn"``; ``"raise"`` a :class:`SaliencyError`; or ``"stop"`` training.
+        start_after: A condition on a metric, such as ``"val_acc>0.8"``: from the first epoch in
+            which it holds, every observation at an epoch's end is judged. Without, the last is.
+        patience: Observations in a row that have to fail, before that is a failure.
+
+    Raises:
+        RecordError: The reference is missing or damaged.
+        TypeError, ValueError: An argument that is none of these.
+    """
+
+    def __init__(
+        self,
+        reference: Reference | str | None = None,
+        *,
+        rule: Rule = "gradient",
+        reduce: Reduce = "square",
+        require: Sequence[str] | None = None,
+        on_fail: OnFail = "warn",
+        start_after: str | None = None,
+        patience: int = 1,
+    ) -> None:
+        for name, value, choices in (
+            ("rule", rule, RULES),
+            ("reduce", reduce, [r for r in REDUCTIONS if r != "max"]),  # a mass has no sign
+            ("on_fail", on_fail, ON_FAIL),
+        ):
+            if value not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
+            raise ValueError(f"`patience` must be an integer of at least 1, got {patience!r}.")
+        self.reference = _loaded(reference)
+        self.requirements = self._all_of(require)
+        self.rule, self.reduce, self.on_fail, self.patience = rule, reduce, on_fail, patience
+        self.start_after = None if start_after is None else Condition.parse(start_after)
+
+    def _all_of(self, require: Sequence[str] | None) -> tuple[Requirement, ...]:
+        if self.reference is None:
+            return parse_all(DEFAULT if require is None else require)
+        kept = self.reference.requirements
+        return tuple(dict.fromkeys((*kept, *parse_all(require or ()))))
+
+    def judge(self, seen: Seen) -> Verdict:
+        """The verdict on a run at an observation."""
+        return judge(seen, self.reference, self.requirements)
+
+
+def _loaded(reference: Reference | str | Path | None) -> Reference | None:
+    if isinstance(reference, str | Path):
+        return Reference.load(reference)
+    if reference is None or isinstance(reference, Reference):
+        return reference
+    raise TypeError(
+        "`reference` must be a Reference, the folder of one, or None, got "
+        f"{type(reference).__name__}."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A comparison of a metric with a number.
+
+    Example:
+        >>> Condition.parse("val_acc > 0.8").holds({"val_acc": 0.9})
+        True
+    """
+
+    metric: str
+    relation: str
+    number: float
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Read a condition.
+
+        Raises:
+            ValueError: Not one.
+        """
+        found = _CONDITION.fullmatch(text) if isinstance(text, str) else None
+        try:
+            if found is not None:
+                return cls(found["metric"], found["relation"], float(found["number"]))
+        except ValueError:
+            pass
+        raise ValueError(f"`start_after` must read like 'val_acc>0.8', got {text!r}.")
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.relation}{self.number:g}"
+
+    def holds(self, metrics: Numbers) -> bool:
+        """Whether it holds; not where the metric is not there."""
+        value = metrics.get(self.metric)
+        return value is not None and _RELATIONS[self.relation](value, self.number)

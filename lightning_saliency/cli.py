@@ -1,0 +1,216 @@
+"""``lightning-saliency``: references, checks and comparisons of recorded runs from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from lightning_saliency.differences import draw
+from lightning_saliency.errors import NotComparableError, RecordError
+from lightning_saliency.files import write_whole
+from lightning_saliency.grid import encode
+from lightning_saliency.judge import Seen, judge
+from lightning_saliency.record import Run, open_run
+from lightning_saliency.reference import REFERENCE_FILE, Reference
+from lightning_saliency.report import Paint, as_json, as_junit, as_text, plain
+from lightning_saliency.requirements import DEFAULT, parse_all
+from lightning_saliency.tables import compare_runs, describe_run
+from lightning_saliency.verdict import EXIT_CODES, Verdict
+
+USAGE_OR_DAMAGE = 2
+
+_ABOUT = """\
+Know when a model looks somewhere else, even if its accuracy rises.
+
+Runs that were trained with `SaliencyCallback` have recorded where the gradient of the label lies.
+Make a reference of good ones, three or more that differ in their seed, and hold others against it:
+
+  lightning-saliency reference logs/version_0 logs/version_1 logs/version_2 -o attention
+  lightning-saliency check logs/version_3 --reference attention
+
+RUN is the log folder of a run, or the folder of the callback within it. Its last observation
+counts."""
+
+_REQUIREMENTS = """\
+requirements:
+  moved_mass <= auto     at most as much of the gradient elsewhere as good runs differ by
+  *.share within auto    every region that the probe has a mask of has the share of good runs
+  object.share >= 0.6    the region 'object' has at least 60 % of the gradient
+  mark.share <= 0.05     the region 'mark' has at most 5 % of it"""
+
+_EXIT_CODES = """\
+exit codes:
+  0  pass              1  regression        2  usage, or a damaged file
+  3  no reference      4  not comparable    5  inconclusive"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. One line on stderr for what is wrong, no traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except NotComparableError as error:
+        return _refuse(error, EXIT_CODES["not comparable"])
+    except (RecordError, ValueError, OSError) as error:
+        return _refuse(error, USAGE_OR_DAMAGE)
+
+
+def _refuse(why: object, code: int) -> int:
+    print(f"lightning-saliency: {plain(str(why))}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _command(argparse.ArgumentParser, "lightning-saliency", _ABOUT, _EXIT_CODES)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def add(name: str, command: Callable[..., int], about: str, end: str = "") -> _Parser:
+        made = _command(commands.add_parser, name, about, end, help=about.splitlines()[0])
+        made.set_defaults(command=command)
+        return made
+
+    made = add("reference", _reference, "Make a reference of good runs.", _REQUIREMENTS)
+    made.add_argument("runs", metavar="RUN", nargs="+", help="log folder of a good run")
+    made.add_argument("-o", "--output", required=True, metavar="DIR", help="where to write it")
+    _add_require(made, "in place of the first two below; may be given several times")
+    made.add_argument("--reason", default="", metavar="TEXT", help="why they are good")
+
+    made = add(
+        "check", _check, "Hold a run against a reference.", f"{_REQUIREMENTS}\n\n{_EXIT_CODES}"
+    )
+    made.add_argument("run", metavar="RUN", help="log folder of the run")
+    made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
+    _add_require(made, "in addition to what the reference requires; likewise")
+    made.add_argument("--strict", action="store_true", help="let what is warned of fail")
+    made.add_argument("--json", metavar="F", type=Path, help="write the verdict there, as JSON")
+    made.add_argument("--junit", metavar="F", type=Path, help="and there, as JUnit's XML")
+
+    made = add("approve", _approve, "Accept a change: let runs be the reference from now on.")
+    made.add_argument("runs", metavar="RUN", nargs="+", help="log folder; better three than one")
+    made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
+    made.add_argument("--reason", required=True, metavar="TEXT", help="why the change is right")
+
+    made = add("diff", _diff, "Compare where two runs look.")
+    made.add_argument("first", metavar="RUN_A")
+    made.add_argument("second", metavar="RUN_B")
+
+    made = add("show", _show, "Show what a run has recorded.")
+    made.add_argument("run", metavar="RUN")
+    return parser
+
+
+_Parser = argparse.ArgumentParser
+
+
+def _add_require(parser: _Parser, told: str) -> None:
+    parser.add_argument("--require", action="append", metavar="S", help=told)
+
+
+def _command(make: Callable[..., _Parser], name: str, about: str, end: str, **more: str) -> _Parser:
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    return make(name, description=about, epilog=end, formatter_class=keep_lines, **more)
+
+
+def _reference(options: argparse.Namespace) -> int:
+    output = Path(options.output)
+    if (output / REFERENCE_FILE).exists():
+        raise RecordError(
+            f"there is a reference in {output} already. `lightning-saliency approve` replaces it, "
+            "with a reason"
+        )
+    reference = Reference.from_runs(options.runs, options.require or DEFAULT, reason=options.reason)
+    reference.save(output)
+    _tell_reference(reference, output)
+    return 0
+
+
+def _tell_reference(reference: Reference, folder: Path) -> None:
+    count = len(reference.runs)
+    print(f"{folder}: {count} run{'s' * (count > 1)}, {len(reference.info.images)} images")
+    for requirement in reference.requirements:
+        print(f"  requires  {plain(requirement.text)}")
+    if count < 3:
+        print("  Fewer than three runs tell no spread: what would fail is only warned of.")
+
+
+def _check(options: argparse.Namespace) -> int:
+    if not Path(options.reference, REFERENCE_FILE).exists():
+        verdict = Verdict("no reference", why=f"there is none in {options.reference}")
+        return _tell_verdict(options, verdict, options.run)
+    reference = Reference.load(options.reference)
+    run = open_run(options.run)
+    if not run.steps():
+        verdict = Verdict("inconclusive", why="the run has recorded no observation yet")
+        return _tell_verdict(options, verdict, options.run)
+    requirements = dict.fromkeys((*reference.requirements, *parse_all(options.require or ())))
+    seen = Seen(run.info, run.last(), run.info.metrics)
+    verdict = judge(seen, reference, tuple(requirements), strict=options.strict)
+    pictures = ""
+    if verdict.outcome == "fail" or verdict.warnings:
+        pictures = _draw(run, seen, reference, verdict)
+    unfinished = "" if run.info.finished else ", of a run that has not come to its end"
+    name = f"{options.run} at {seen.observation.caption}{unfinished}"
+    return _tell_verdict(options, verdict, name, pictures)
+
+
+def _draw(run: Run, seen: Seen, reference: Reference, verdict: Verdict) -> str:
+    """Write the picture of a difference beside the run; say where, or why not."""
+    path = run.folder / "attention.png"
+    try:
+        write_whole(path, encode(draw(seen, reference, verdict), "png"))
+    except OSError as error:
+        return f"not written: {error}"
+    return str(path)
+
+
+def _tell_verdict(
+    options: argparse.Namespace, verdict: Verdict, name: str, pictures: str = ""
+) -> int:
+    accept = (
+        f"lightning-saliency approve {shlex.quote(options.run)} "
+        f"--reference {shlex.quote(options.reference)} --reason '…'"
+    )
+    tell = partial(as_text, verdict, name, pictures=plain(pictures), accept=plain(accept))
+    if options.json:
+        write_whole(options.json, as_json(verdict, name).encode())
+    if options.junit:
+        write_whole(options.junit, as_junit(verdict, name, tell()))
+    print(tell(paint=_paint()))
+    return verdict.exit_code
+
+
+def _paint() -> Paint:
+    """Colours where a person looks, unless they do not want them (https://no-color.org)."""
+    return Paint(sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+
+
+def _approve(options: argparse.Namespace) -> int:
+    folder = Path(options.reference)
+    if not options.reason.strip():
+        raise ValueError("`--reason` must say why the change is right")
+    if not (folder / REFERENCE_FILE).exists():
+        why = f"there is no reference in {folder}. `lightning-saliency reference` makes one"
+        return _refuse(why, EXIT_CODES["no reference"])
+    before = Reference.load(folder)
+    requirements = [requirement.text for requirement in before.requirements]
+    after = Reference.from_runs(options.runs, requirements, reason=options.reason)
+    after.following(before).save(folder)
+    _tell_reference(after, folder)
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    first, second = open_run(options.first), open_run(options.second)
+    print(compare_runs(first, second, (options.first, options.second)))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    print(describe_run(open_run(options.run)))
+    return 0

@@ -1,0 +1,60 @@
+"""The picture of a verdict: where good runs look beside where this one does, the worst first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_saliency.grid import Picture, Tile, paint, photo, sheet
+from lightning_saliency.judge import Seen
+from lightning_saliency.reference import Reference
+from lightning_saliency.verdict import Verdict
+
+_ROWS = 8
+_SIZE = 96  # pixels a side of a tile
+
+
+def draw(seen: Seen, reference: Reference, verdict: Verdict) -> Picture:
+    """A row an image, at most eight, those that moved most first.
+
+    The image; where the good runs look and where this one does, on one scale a row; and the
+    difference of the profiles that are judged, red where there is more, on one scale for all.
+    """
+    worst = [move.index for move in verdict.images[:_ROWS]]
+    before, after = reference.image_profiles(), seen.profiles
+    changes = [(after[i] - before[i]).nan_to_num().numpy() for i in worst]
+    scale = max((float(np.abs(change).max()) for change in changes), default=0.0) or 1.0
+    rows = []
+    for move, change in zip(verdict.images, changes, strict=False):
+        i = move.index
+        label = seen.info.class_name(int(seen.observation.measured.classes[i]))
+        then, now = _on_one_scale(reference.maps[i], seen.observation.measured.maps[i])
+        rows.append(
+            [
+                Tile(_photo(reference.photos[i]), label),
+                Tile(paint(then, _SIZE, "magnitude"), "good runs"),
+                Tile(paint(now, _SIZE, "magnitude"), "this run"),
+                Tile(paint(change / scale, _SIZE, "signed"), "moved", f"{move.moved:.2f}"),
+            ]
+        )
+    return sheet(
+        rows,
+        title=f"{seen.observation.caption}: {verdict.outcome}",
+        aside=f"{seen.info.rule}, {seen.info.reduce}",
+        foot="red: more of the gradient than in good runs",
+    )
+
+
+def _on_one_scale(*maps: Tensor) -> list[NDArray[Any]]:
+    """Maps of equal mass, over the strongest pixel of any; roots, for squares show peaks alone."""
+    masses = [m.float().numpy() for m in maps]
+    equal = [np.sqrt(np.nan_to_num(m / max(float(m.sum()), 1e-12))) for m in masses]
+    strongest = max(float(m.max()) for m in equal) or 1.0
+    return [m / strongest for m in equal]
+
+
+def _photo(image: Tensor) -> Picture:
+    return photo(image.permute(2, 0, 1).numpy() / 255, _SIZE)

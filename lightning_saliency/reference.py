@@ -1,0 +1,328 @@
+"""The reference: where good runs look, kept in a folder beside the code that it guards.
+
+``reference.json`` holds what a person reads and changes, ``reference.safetensors`` the numbers.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lightning_saliency.errors import NotComparableError, RecordError
+from lightning_saliency.files import damaged, json_bytes, read_json, read_tensors, write_whole
+from lightning_saliency.measures import CELLS, moved_mass
+from lightning_saliency.record import Numbers, Run, RunInfo, info_of, open_run
+from lightning_saliency.requirements import DEFAULT, Requirement, parse_all
+from lightning_saliency.untrusted import (
+    MISFITS,
+    SCHEMA,
+    Shapes,
+    check_parts,
+    check_schema,
+    check_shapes,
+    integer,
+    numbers,
+    of_type,
+    text,
+    texts,
+)
+
+REFERENCE_FILE = "reference.json"
+NUMBERS_FILE = "reference.safetensors"
+_SHARE = "share."
+
+
+@dataclass(frozen=True, slots=True)
+class GoodRun:
+    """What is known of one of the runs of a reference.
+
+    Attributes:
+        epoch: Of the observation that counts, its last.
+        caption: Of the same.
+        seed: What ``seed_everything`` was given.
+        commit: Of the repository that it was started in.
+        started: When.
+        versions: Of the packages.
+        metrics: What it logged last.
+    """
+
+    epoch: int
+    caption: str
+    seed: int | None
+    commit: str | None
+    started: str
+    versions: Mapping[str, str]
+    metrics: Numbers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """Where N good runs look; made by :meth:`from_runs`, kept by :meth:`save`.
+
+    Attributes:
+        info: The probe and the rule, which a run that is compared has to share.
+        runs: What is known of each run.
+        classes: ``(images,)`` int64, the class of each image that was measured.
+        profiles: ``(runs, images, 8, 8)`` float64.
+        shares: By region, ``(runs, images)`` float64.
+        maps: ``(images, h, w)`` float16, the mean of the runs' maps over their peak.
+        photos: ``(images, h, w, 3)`` uint8.
+        requirements: What a run has to fulfil.
+        reason: Why this is the reference.
+        created: When, in ISO 8601.
+        history: The references before it: their reason, when, and of how many runs.
+    """
+
+    info: RunInfo
+    runs: tuple[GoodRun, ...]
+    classes: Tensor
+    profiles: Tensor
+    shares: Mapping[str, Tensor]
+    maps: Tensor
+    photos: Tensor
+    requirements: tuple[Requirement, ...] = parse_all(DEFAULT)
+    reason: str = ""
+    created: str = ""
+    history: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: Sequence[str | Path],
+        require: Sequence[str] = DEFAULT,
+        *,
+        reason: str = "",
+    ) -> Reference:
+        """Make a reference of the last observations of recorded runs.
+
+        Three runs that differ in their seed, or more, have a spread that bounds come from; with
+        fewer, what would fail is warned of.
+
+        Args:
+            runs: Their log folders.
+            require: What a run has to fulfil; see :class:`requirements.Requirement`.
+            reason: Why they are good, for whoever looks at the reference later.
+
+        Raises:
+            RecordError: No runs, a damaged one, or one twice.
+            NotComparableError: Runs of other probes, classes or rules.
+            ValueError: A requirement that cannot be judged.
+        """
+        if isinstance(runs, str | Path) or not runs:
+            raise RecordError("a reference needs a list of one run at least, better of three")
+        requirements = parse_all(require)
+        opened = [open_run(run) for run in runs]
+        seen = [run.last() for run in opened]
+        first = opened[0]
+        for requirement in requirements:
+            requirement.measures(first.info.areas)
+        for run, observation in zip(opened[1:], seen[1:], strict=True):
+            classes = seen[0].measured.classes, observation.measured.classes
+            if why := why_not_comparable(first.info, run.info, *classes):
+                raise NotComparableError(
+                    f"{first.folder} and {run.folder} cannot be compared: {why}"
+                )
+        profiles = torch.stack([o.measured.profiles for o in seen])
+        _refuse_copies(profiles, opened)
+        regions = seen[0].measured.shares
+        return cls(
+            info=replace(first.info, metrics={}, settings={}),
+            runs=tuple(_good_run(r, o.epoch, o.caption) for r, o in zip(opened, seen, strict=True)),
+            classes=seen[0].measured.classes,
+            profiles=profiles,
+            shares={name: torch.stack([o.measured.shares[name] for o in seen]) for name in regions},
+            maps=_mean_map([o.measured.maps for o in seen]),
+            photos=first.photos(),
+            requirements=requirements,
+            reason=reason,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )
+
+    def following(self, earlier: Reference) -> Reference:
+        """This reference, with ``earlier`` in its history."""
+        before = {"reason": earlier.reason, "created": earlier.created, "runs": len(earlier.runs)}
+        return replace(self, history=(*earlier.history, before))
+
+    def profile(self) -> Tensor:
+        """The mean profile of the runs, ``(8, 8)``."""
+        return self.run_profiles().mean(dim=0)
+
+    def run_profiles(self) -> Tensor:
+        """The profile of each run, ``(runs, 8, 8)``."""
+        return self.profiles.nanmean(dim=1)
+
+    def image_profiles(self) -> Tensor:
+        """The mean profile of each image, ``(images, 8, 8)``."""
+        return self.profiles.nanmean(dim=0)
+
+    def run_shares(self, region: str) -> list[float]:
+        """The share of ``region`` in each run."""
+        shares: list[float] = self.shares[region].nanmean(dim=1).tolist()
+        return shares
+
+    def metrics(self) -> dict[str, float]:
+        """The mean of each metric that all runs logged."""
+        names = set(self.runs[0].metrics).intersection(*(run.metrics for run in self.runs))
+        count = len(self.runs)
+        return {n: sum(run.metrics[n] for run in self.runs) / count for n in sorted(names)}
+
+    def save(self, folder: str | Path) -> None:
+        """Write the two files into ``folder``, each whole or not at all."""
+        folder = Path(folder)
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors |= {_SHARE + region: shares for region, shares in self.shares.items()}
+        plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        about = {"about": json_bytes({"schema": SCHEMA, "created": self.created}).decode()}
+        write_whole(folder / NUMBERS_FILE, safetensors.torch.save(plain, about))
+        write_whole(folder / REFERENCE_FILE, json_bytes(self._told()))
+
+    def _told(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "reason": self.reason,
+            "created": self.created,
+            "requirements": [requirement.text for requirement in self.requirements],
+            "runs": [asdict(run) for run in self.runs],
+            "history": list(self.history),
+            "probe": asdict(self.info),
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Reference:
+        """Read what :meth:`save` wrote. Nothing in it is executed.
+
+        Raises:
+            RecordError: A file is missing or damaged, or the two are not of one another.
+        """
+        path = Path(folder, REFERENCE_FILE)
+        told = read_json(path)
+        try:
+            check_schema(told)
+            known = _known(told)
+        except MISFITS as error:
+            raise damaged(path, error) from error
+        return cls(**known, **_numbers_of(Path(folder, NUMBERS_FILE), known, told["created"]))
+
+
+_TENSORS = ("classes", "profiles", "maps", "photos")
+_SHAPES: Shapes = {
+    "classes": (torch.int64, ("N",)),
+    "profiles": (torch.float64, ("R", "N", CELLS, CELLS)),
+    "maps": (torch.float16, ("N", "h", "w")),
+    "photos": (torch.uint8, ("N", "H", "W", 3)),
+}
+
+
+def _known(told: Mapping[str, Any]) -> dict[str, Any]:
+    runs = of_type(told["runs"], "runs", list)
+    if not runs:
+        raise ValueError("it has no runs")
+    return {
+        "info": info_of(of_type(told["probe"], "probe", dict)),
+        "runs": tuple(_run_of(of_type(run, "runs", dict)) for run in runs),
+        "requirements": parse_all(texts(told, "requirements")),
+        "reason": text(told, "reason"),
+        "created": text(told, "created"),
+        "history": tuple(
+            of_type(before, "history", dict) for before in of_type(told["history"], "history", list)
+        ),
+    }
+
+
+def _run_of(told: Mapping[str, Any]) -> GoodRun:
+    versions = of_type(told["versions"], "versions", dict)
+    return GoodRun(
+        epoch=integer(told["epoch"], "epoch", least=-1),
+        caption=text(told, "caption"),
+        seed=None if told["seed"] is None else integer(told["seed"], "seed"),
+        commit=None if told["commit"] is None else text(told, "commit"),
+        started=text(told, "started"),
+        versions={name: str(version) for name, version in versions.items()},
+        metrics=numbers(told, "metrics"),
+    )
+
+
+def _numbers_of(path: Path, known: Mapping[str, Any], created: str) -> dict[str, Any]:
+    about, tensors = read_tensors(path)
+    info: RunInfo = known["info"]
+    try:
+        check_schema(about)
+        regions = [_SHARE + region for region in info.areas]
+        per_run: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float64, ("R", "N"))
+        check_shapes(tensors, {**_SHAPES, **dict.fromkeys(regions, per_run)})
+        check_parts(tensors, ["profiles", *regions])
+        if about.get("created") != created:
+            raise ValueError(f"it is not of the same reference as {REFERENCE_FILE}")
+        if tensors["profiles"].shape[:2] != (len(known["runs"]), len(info.images)):
+            raise ValueError(f"it is not of the runs and images of {REFERENCE_FILE}")
+        if int(tensors["classes"].min()) < 0:
+            raise ValueError("it holds a negative class")
+    except MISFITS as error:
+        raise damaged(path, error) from error
+    shares = {name.removeprefix(_SHARE): tensors[name] for name in regions}
+    return {name: tensors[name] for name in _TENSORS} | {"shares": shares}
+
+
+def why_not_comparable(
+    first: RunInfo, second: RunInfo, first_classes: Tensor, second_classes: Tensor
+) -> str | None:
+    """In words, why what two runs measured of their classes cannot be compared."""
+    if second.fingerprint != first.fingerprint or second.areas.keys() != first.areas.keys():
+        return "they are of other probes (images, labels or masks)"
+    if (second.rule, second.reduce) != (first.rule, first.reduce):
+        told = " and ".join(f"{info.rule} ({info.reduce})" for info in (first, second))
+        return f"they are measured by other rules, {told}"
+    if second.class_names != first.class_names:
+        return "their classes have other names or another order"
+    if not torch.equal(first_classes, second_classes):
+        return (
+            "other classes were measured; of a probe without labels it is those predicted, so give "
+            "it labels"
+        )
+    return None
+
+
+def _refuse_copies(profiles: Tensor, runs: Sequence[Run]) -> None:
+    for second in range(len(profiles)):
+        for first in range(second):
+            if torch.equal(profiles[first].nan_to_num(), profiles[second].nan_to_num()):
+                raise RecordError(
+                    f"{runs[first].folder} and {runs[second].folder} hold the same maps to the "
+                    "last bit: a run twice, or one seed twice. Train with other seeds: it is their "
+                    "spread that bounds come from"
+                )
+
+
+def _good_run(run: Run, epoch: int, caption: str) -> GoodRun:
+    info = run.info
+    return GoodRun(
+        epoch=epoch,
+        caption=caption,
+        seed=info.seed,
+        commit=info.commit,
+        started=info.started,
+        versions=info.versions,
+        metrics=info.metrics,
+    )
+
+
+def _mean_map(maps: Sequence[Tensor]) -> Tensor:
+    """The mean of maps of equal mass, over its peak, which is what pictures show."""
+    sums = [m.float() / m.float().sum(dim=(1, 2), keepdim=True).clamp(min=1e-12) for m in maps]
+    mean = torch.stack(sums).nanmean(dim=0).nan_to_num()
+    peaks = mean.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    return (mean / peaks).half()
+
+
+def left_out_moves(profiles: Tensor) -> list[float]:
+    """How far the profile of each run ``(runs, 8, 8)`` lies from the mean of the others."""
+    count = len(profiles)
+    total = profiles.sum(dim=0)
+    return [moved_mass(p, (total - p) / (count - 1)) for p in profiles]

@@ -1,0 +1,182 @@
+"""A verdict in words for people, in JSON for programs, in JUnit's XML for build servers."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_saliency.verdict import Finding, Verdict
+
+_TITLES = {
+    "pass": "PASS",
+    "fail": "FAIL",
+    "no reference": "NO REFERENCE",
+    "not comparable": "NOT COMPARABLE",
+    "inconclusive": "INCONCLUSIVE",
+}
+_COLOURS = {"pass": "32", "fail": "31", "warn": "33", "faint": "2", "bold": "1"}
+_WORST = 3  # classes that are named
+_ACCURATE = 3  # metrics that are named
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """Colours of a terminal, or none."""
+
+    on: bool = False
+
+    def __call__(self, text: str, kind: str) -> str:
+        """``text`` in the colour of ``kind``."""
+        return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if self.on and kind in _COLOURS else text
+
+
+_NO_PAINT = Paint()
+
+
+def plain(text: str) -> str:
+    r"""``text`` without what a terminal would act upon; names come from data.
+
+    Example:
+        >>> plain("cat\x1b[31m\n")
+        'cat?[31m?'
+    """
+    kept = ("?" if unicodedata.category(c)[0] == "C" else c for c in text)
+    return "".join(kept)
+
+
+def as_text(
+    verdict: Verdict,
+    name: str,
+    *,
+    paint: Paint = _NO_PAINT,
+    pictures: str = "",
+    accept: str = "",
+) -> str:
+    """A verdict as a person reads it: what came of it, what it is drawn from, what to do.
+
+    Args:
+        verdict: The verdict.
+        name: Of the run.
+        paint: Colours.
+        pictures: Where pictures of the difference are.
+        accept: The command that accepts the change.
+    """
+    lines = [_headline(verdict, name, paint)]
+    lines += _table(verdict.findings, paint)
+    if verdict.left_out and verdict.outcome != "inconclusive":
+        lines.append(f"  {verdict.left_out} image(s) left out: their map is all zero or not finite")
+    if verdict.outcome == "fail" or verdict.warnings:
+        lines += [f"  {line}" for line in _explained(verdict)]
+    if pictures:
+        lines.append(f"  Pictures: {pictures}")
+    if verdict.outcome == "fail" and accept:
+        lines += ["  If the change is meant:", f"    {paint(accept, 'bold')}"]
+    return "\n".join(lines)
+
+
+def _headline(verdict: Verdict, name: str, paint: Paint) -> str:
+    kind = {"pass": "pass", "fail": "fail"}.get(verdict.outcome, "warn")
+    against = ""
+    if verdict.good_runs:
+        against = f", against {verdict.good_runs} good run{'s' * (verdict.good_runs > 1)}"
+    why = f": {plain(verdict.why)}" if verdict.why else ""
+    title = paint(_TITLES[verdict.outcome], kind)
+    if verdict.outcome == "pass" and verdict.warnings:
+        title += paint(", with warnings", "warn")
+    return f"{title}  {plain(name)}{against}{why}"
+
+
+def _table(findings: Sequence[Finding], paint: Paint) -> Iterable[str]:
+    rows = [(plain(f.measure), f"{f.value:.3f}", allowed(f), _told_of(f), f.mark) for f in findings]
+    first, third = (max((len(row[i]) for row in rows), default=0) for i in (0, 2))
+    for measure, value, bounds, told, mark in rows:
+        yield (
+            f"  {paint(f'{mark:4}', mark)}  {measure:{first}}  {value}  {bounds:{third}}  "
+            f"{paint(told, 'faint')}"
+        )
+
+
+def _told_of(finding: Finding) -> str:
+    area = "" if finding.area is None else f"; {finding.area:.1%} of the area"
+    return f"({plain(finding.source)}{area})"
+
+
+def allowed(finding: Finding) -> str:
+    """The bounds of a finding in words."""
+    if finding.low is None:
+        return f"at most {finding.high:.3f}"
+    if finding.high is None:
+        return f"at least {finding.low:.3f}"
+    return f"{finding.low:.3f} to {finding.high:.3f}"
+
+
+def _explained(verdict: Verdict) -> Iterable[str]:
+    """What grew, who is affected, whether the model leans on it, and how accurate it is."""
+    growth = verdict.growth
+    if growth is not None:
+        parts = f"from {growth.before:.1%} of the gradient to {growth.now:.1%}"
+        yield f"What grew: {plain(growth.place)}, {parts}"
+    if (hidden := verdict.occluded) is not None:
+        verb = "lowers" if hidden.after < hidden.before else "does not lower"
+        chances = f"{hidden.before:.3f} with it, {hidden.after:.3f} without"
+        yield f"Hiding it {verb} the probability of the label: {chances}"
+    if verdict.classes:
+        told = ", ".join(f"{plain(c.name)} ({c.moved:.2f})" for c in verdict.classes[:_WORST])
+        yield f"Classes that moved most: {told}"
+    if verdict.images:
+        told = ", ".join(f"{plain(i.name)} ({i.moved:.2f})" for i in verdict.images[:_WORST])
+        yield f"Images that moved most: {told}"
+    if told := _accuracy(verdict):
+        yield told
+
+
+def _accuracy(verdict: Verdict) -> str:
+    """The accuracy beside the reference's; of metrics of other names the first few."""
+    known = [n for n in verdict.metrics if n in verdict.reference_metrics or not verdict.good_runs]
+    named = [n for n in known if "acc" in n.lower()] or known[:_ACCURATE]
+    told = []
+    for name in named[:_ACCURATE]:
+        beside = ""
+        if name in verdict.reference_metrics:
+            beside = f" (good runs {verdict.reference_metrics[name]:.3f})"
+        told.append(f"{plain(name)} {verdict.metrics[name]:.3f}{beside}")
+    return "The run's own metrics: " + ", ".join(told) if told else ""
+
+
+def as_json(verdict: Verdict, name: str) -> str:
+    """A verdict for programs: one object, numbers in full."""
+    told: dict[str, Any] = {"run": name, **asdict(verdict)}
+    told |= {"exit_code": verdict.exit_code, "warnings": list(verdict.warnings)}
+    return json.dumps(told, indent=1)
+
+
+def as_junit(verdict: Verdict, name: str, text: str) -> bytes:
+    """A verdict for build servers: a test case a requirement and measure.
+
+    Args:
+        verdict: The verdict.
+        name: Of the run.
+        text: What a person reads.
+    """
+    judged = verdict.outcome in ("pass", "fail")
+    suite = ET.Element("testsuite", name="attention")
+    for finding in verdict.findings:
+        title = plain(f"{finding.requirement} [{finding.measure}]")
+        case = ET.SubElement(suite, "testcase", classname=plain(name), name=title)
+        if finding.mark == "fail" or (finding.mark == "warn" and verdict.outcome == "fail"):
+            told = f"{finding.measure} is {finding.value:.3f}, allowed is {allowed(finding)}"
+            ET.SubElement(case, "failure", message=plain(told))
+    if not judged or not verdict.findings:
+        case = ET.SubElement(suite, "testcase", classname=plain(name), name=verdict.outcome)
+        if not judged:
+            ET.SubElement(case, "error", message=plain(f"{verdict.outcome}: {verdict.why}"))
+    ET.SubElement(suite, "system-out").text = "\n".join(map(plain, text.splitlines()))
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    suite.set("failures", str(len(suite.findall("testcase/failure"))))
+    suite.set("errors", str(len(suite.findall("testcase/error"))))
+    data: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return data

@@ -1,0 +1,125 @@
+"""What recorded runs hold, as tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from lightning_saliency.errors import NotComparableError
+from lightning_saliency.measures import cosine, moved_mass, spearman, top_overlap
+from lightning_saliency.record import Numbers, Observation, Run
+from lightning_saliency.reference import why_not_comparable
+from lightning_saliency.report import plain
+
+_BARS = "▁▂▃▄▅▆▇█"
+_MOST_ROWS = 40
+_SHARE = ".share"
+
+
+def describe_run(run: Run) -> str:
+    """What a run is, and what it measured at each observation."""
+    info, steps = run.info, run.steps()
+    lines = [f"{run.folder}: {len(steps)} observations of {len(info.images)} images"]
+    known = {
+        "commit": info.commit,
+        "seed": info.seed,
+        "started": info.started or None,
+        "measured": f"{info.rule}, {info.reduce}",
+        "logged last": ", ".join(f"{n} {v:.4g}" for n, v in info.metrics.items()) or None,
+    }
+    lines += [
+        f"  {name:12} {plain(str(value))}" for name, value in known.items() if value is not None
+    ]
+    if not info.finished:
+        lines.append("  It has not come to its end, or was interrupted.")
+    if not steps:
+        return "\n".join(lines)
+    observations = [run.observation(step) for step in steps]
+    return "\n".join([*lines, "", *_history(observations, info.areas)])
+
+
+def _history(observations: Sequence[Observation], regions: Iterable[str]) -> Iterable[str]:
+    """A row an observation, and the course of each measure in a line."""
+    profiles = [o.measured.profiles.nanmean(dim=0) for o in observations]
+    columns: dict[str, list[float]] = {
+        "p(label)": [float(o.measured.chances.mean()) for o in observations],
+        **{r + _SHARE: [_mean(o.measured.shares[r]) for o in observations] for r in regions},
+        "from first": [moved_mass(p, profiles[0]) for p in profiles],
+        "from last": [
+            moved_mass(a, b) for a, b in zip(profiles, profiles[:1] + profiles[:-1], strict=True)
+        ],
+    }
+    names = [plain(name) for name in columns]
+    first = max(len("when"), *(len(plain(o.caption)) for o in observations))
+    yield "  ".join([f"{'when':{first}}", "  step", *names])
+    for number, observation in enumerate(observations):
+        if len(observations) > _MOST_ROWS and _MOST_ROWS // 2 <= number < len(observations) - 5:
+            if number == _MOST_ROWS // 2:
+                yield "…"
+            continue
+        cells = [f"{v[number]:{len(n)}.3f}" for n, v in zip(names, columns.values(), strict=True)]
+        yield "  ".join([f"{plain(observation.caption):{first}}", f"{observation.step:6}", *cells])
+    yield ""
+    width = max(map(len, names))
+    yield from (f"{n:{width}}  {_course(v)}" for n, v in zip(names, columns.values(), strict=True))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.nanmean())
+
+
+def _course(values: Sequence[float]) -> str:
+    """Values in [0, 1] as a line of bars, at most sixty."""
+    every = max(1, math.ceil(len(values) / 60))
+    finite = [v if math.isfinite(v) else 0.0 for v in values[::every]]
+    return "".join(_BARS[min(len(_BARS) - 1, int(v * len(_BARS)))] for v in finite)
+
+
+def compare_runs(first: Run, second: Run, names: tuple[str, str]) -> str:
+    """Where two runs look, beside each other.
+
+    Raises:
+        NotComparableError: They are of other probes, rules or classes.
+    """
+    a, b = first.last(), second.last()
+    classes = a.measured.classes, b.measured.classes
+    if why := why_not_comparable(first.info, second.info, *classes):
+        raise NotComparableError(f"{first.folder} and {second.folder} cannot be compared: {why}")
+    profiles = [o.measured.profiles.nanmean(dim=0) for o in (a, b)]
+    rows = [
+        ("", *map(plain, names)),
+        ("observed at", plain(a.caption), plain(b.caption)),
+        *_beside(first.info.metrics, second.info.metrics),
+        *(
+            (
+                plain(r) + _SHARE,
+                f"{_mean(a.measured.shares[r]):.3f}",
+                f"{_mean(b.measured.shares[r]):.3f}",
+            )
+            for r in first.info.areas
+        ),
+        ("moved mass", f"{moved_mass(*profiles):.3f}", ""),
+        *_similarities(a.measured.maps.float(), b.measured.maps.float()),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _beside(first: Numbers, second: Numbers) -> Iterable[tuple[str, str, str]]:
+    for name in dict.fromkeys((*first, *second)):
+        yield plain(name), _told(first, name), _told(second, name)
+
+
+def _told(metrics: Numbers, name: str) -> str:
+    return f"{metrics[name]:.4g}" if name in metrics else "–"
+
+
+def _similarities(a: Tensor, b: Tensor) -> Iterable[tuple[str, str, str]]:
+    """Of the maps of each image, on average: low between good runs too."""
+    for name, measure in (("Spearman", spearman), ("cosine", cosine), ("top 10 %", top_overlap)):
+        yield f"maps: {name}", f"{_mean(measure(a, b)):.3f}", ""
