@@ -29,6 +29,7 @@ SCENARIO = studies.Scenario(
     probe=shortcut.probe(per_class=20),
     network=shortcut.ShortcutNet,
     data=data,
+    rate=shortcut.RATE,
     epochs=shortcut.EPOCHS,
 )
 

@@ -51,16 +51,18 @@ class Scenario:
         name: Of the folder in the cache.
         cue: The region of the probe's masks that holds the cue; the other one is the object.
         probe: Images whose cue agrees with their class, the same for every run.
-        network: An untrained network of modules ``features`` and ``head``.
+        network: ``network(rate=…)``, an untrained one of modules ``features`` and ``head``.
         data: ``data(split, agreement, seed)``, images and labels.
-        epochs: From scratch; half as many when a network goes on from another.
+        rate: The highest learning rate, from scratch; a tenth when a network goes on from another.
+        epochs: From scratch; half as many, rounded up, when a network goes on from another.
     """
 
     name: str
     cue: str
     probe: ProbeBatch
-    network: Callable[[], pl.LightningModule]
+    network: Callable[..., pl.LightningModule]
     data: Callable[[Any, float, int], Pairs]
+    rate: float
     epochs: int
 
     @property
@@ -93,7 +95,7 @@ def run_file(cache: Path, scenario: Scenario, kind: str, seed: int) -> Path:
 def train_run(scenario: Scenario, cache: Path, kind: str, seed: int) -> pl.LightningModule:
     agreement, start = KINDS[kind]
     pl.seed_everything(seed, verbose=False)
-    model = scenario.network()
+    model = scenario.network(rate=scenario.rate if start == "scratch" else scenario.rate / 10)
     if start == "scratch":
         fit(model, scenario.data("train", agreement, seed), epochs=scenario.epochs)
         return model
@@ -103,7 +105,7 @@ def train_run(scenario: Scenario, cache: Path, kind: str, seed: int) -> pl.Light
     if start == "head":
         retrain_head(model, *data)
     else:
-        fit(model, data, epochs=scenario.epochs // 2)
+        fit(model, data, epochs=(scenario.epochs + 1) // 2)
     return model
 
 
