@@ -1,8 +1,9 @@
-"""Make two pictures of the documentation: a photo explained, and how far to believe it.
+"""Make three pictures of the documentation: photos explained, and how far to believe it.
 
     python docs/make_honest_picture.py
 
-``photo.png`` is what ``examples/explain_photo.py`` draws. ``honest.png`` shows what guided backprop
+``photo.png`` is what ``examples/explain_photo.py`` draws, ``panels.png`` what ``Explanation.plot``
+does, of two photos by a real SqueezeNet. ``honest.png`` shows what guided backprop
 shows whatever the class and the weights: one photo, explained by a real SqueezeNet as two things
 that are in it, and with the last layer randomised (Adebayo et al. 2018,
 https://arxiv.org/abs/1810.03292).
@@ -24,8 +25,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from lightning_saliency import explain
-from lightning_saliency.imagenet import class_index
+from lightning_saliency import ProbeBatch, explain
+from lightning_saliency.imagenet import class_index, class_names
 from lightning_saliency.photos import read_photo
 from lightning_saliency.plot import COLOURS
 
@@ -143,6 +144,21 @@ def explain_numbers(ax: Axes, unrelated: dict[str, float]) -> None:
     ax.text(-0.02, 0.99, words, fontsize=12.5, color=INK, va="top", linespacing=1.35)
 
 
+def panels() -> Figure:
+    """Two photos, each explained as what is in it."""
+    network = NETWORKS["squeezenet"]
+    paths = [photo_path(name) for name in ("chelsea", "coffee")]
+    targets = torch.tensor(class_index(["Egyptian cat", "espresso"]))
+    probe = ProbeBatch.from_files(paths, (224, 224), class_names=class_names())
+    return explain(network.load(), probe.images, targets).plot(probe)
+
+
+def rendered(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return Image.open(buffer)
+
+
 def save(picture: Image.Image, path: Path) -> None:
     picture.convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE).save(
         path, optimize=True
@@ -155,9 +171,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/images")
     out = parser.parse_args().out
     photos = torch.stack([prepared(read_photo(photo_path(n))) for n in (PHOTO, UNRELATED)])
-    buffer = io.BytesIO()
-    draw(photos[0], *measure(photos)).savefig(buffer, format="png", dpi=100)
-    save(Image.open(buffer), out / "honest.png")
+    save(rendered(draw(photos[0], *measure(photos))), out / "honest.png")
+    save(rendered(panels()), out / "panels.png")
     save(picture_of("chelsea", NETWORKS, None)[1], out / "photo.png")
 
 

