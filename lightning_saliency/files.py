@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import safetensors.torch
 from torch import Tensor
 
 from lightning_saliency.errors import RecordError
@@ -66,6 +67,13 @@ def json_bytes(told: Mapping[str, Any]) -> bytes:
     """``told`` as a JSON file that a person can read."""
     # A file name that is no UTF-8 has halves of characters in it; they are written as JSON escapes.
     return json.dumps(told, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def tensor_bytes(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """``tensors`` as a safetensors file that tells ``about`` of itself."""
+    own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    data: bytes = safetensors.torch.save(own, {"about": json.dumps(about)})
+    return data
 
 
 def read_json(path: Path) -> dict[str, Any]:

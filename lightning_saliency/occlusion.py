@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -9,8 +12,9 @@ from lightning_saliency.attribution import Forward, find_logits
 from lightning_saliency.isolation import undisturbed
 from lightning_saliency.measures import cell_mask
 from lightning_saliency.probe import ProbeBatch
+from lightning_saliency.record import Measured
 from lightning_saliency.snapshot import probabilities
-from lightning_saliency.verdict import Growth
+from lightning_saliency.verdict import Growth, Occluded, Verdict
 
 
 def place_of(growth: Growth, probe: ProbeBatch) -> Tensor:
@@ -38,23 +42,53 @@ def hidden(images: Tensor, place: Tensor) -> Tensor:
     return torch.where(place.unsqueeze(1), mean, images)
 
 
-def chances(
-    model: nn.Module, images: Tensor, classes: Tensor, forward: Forward, *, multi_label: bool
-) -> Tensor:
-    """The probability of a class in each image, with the model left as it was found.
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def confirm(
+    verdict: Verdict,
+    model: nn.Module,
+    probe: ProbeBatch,
+    measured: Measured,
+    forward: Forward | None = None,
+    *,
+    part: Callable[[Tensor], Tensor] = _same,
+    whole: Callable[[Tensor], Tensor] = _same,
+) -> Verdict:
+    """Hide what gained most, where a verdict is not clean: does the model lean on it?
 
     Args:
-        model: Any module.
-        images: ``(N, C, H, W)``.
-        classes: ``(N,)`` int64.
+        verdict: A failure, or one with warnings; any other is given back as it is.
+        model: Left as it is found.
+        probe: The images.
+        measured: What was measured of them.
         forward: ``forward(model, images)`` returns the logits.
-        multi_label: Whether an image may have several classes.
-
-    Returns:
-        ``(N,)`` float32 on the CPU.
+        part: Takes the rows of a tensor that this process computes.
+        whole: Brings the rows of all processes together.
     """
+    if verdict.growth is None or not (verdict.outcome == "fail" or verdict.warnings):
+        return verdict
+    place = place_of(verdict.growth, probe)
+    images, classes = part(hidden(probe.images, place)), part(measured.classes)
+    after = whole(_chances(model, images, classes, forward, multi_label=probe.multi_label))
+    before = float(measured.chances.mean())
+    return replace(verdict, occluded=Occluded(before=before, after=float(after.mean())))
+
+
+def _chances(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    forward: Forward | None,
+    *,
+    multi_label: bool,
+) -> Tensor:
+    """The probability of a class in each image, ``(N,)`` on the device of the model."""
     device = next((p.device for p in model.parameters()), images.device)
     with undisturbed(model), torch.no_grad():
-        logits = find_logits(forward(model, images.to(device)), len(images))
-    known = probabilities(logits.float(), multi_label=multi_label).cpu()
-    return known.gather(1, classes.cpu()[:, None])[:, 0]
+        images = images.to(device)
+        output = model(images) if forward is None else forward(model, images)
+        logits = find_logits(output, len(images)).float()
+    known = probabilities(logits, multi_label=multi_label)
+    return known.gather(1, classes.to(device)[:, None])[:, 0]

@@ -7,18 +7,16 @@ none can lead outside of the folder.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from lightning_saliency.errors import RecordError
-from lightning_saliency.files import damaged, json_bytes, read_json, read_tensors
+from lightning_saliency.files import damaged, json_bytes, read_json, read_tensors, tensor_bytes
 from lightning_saliency.measures import CELLS
 from lightning_saliency.untrusted import (
     MISFITS,
@@ -105,6 +103,11 @@ class Measured:
     profiles: Tensor
     shares: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Measured:
+        """The same with ``change`` applied to each of its tensors."""
+        shares = {region: change(values) for region, values in self.shares.items()}
+        return Measured(**{name: change(getattr(self, name)) for name in _MEASURED}, shares=shares)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
@@ -144,7 +147,7 @@ def encode_observation(observation: Observation) -> bytes:
     measured = observation.measured
     tensors |= {f"measured.{name}": getattr(measured, name) for name in _MEASURED}
     tensors |= {_SHARE + region: shares for region, shares in measured.shares.items()}
-    return _encoded({"schema": SCHEMA, **told}, tensors)
+    return tensor_bytes({"schema": SCHEMA, **told}, tensors)
 
 
 _OBSERVATION_TOLD = ("step", "epoch", "caption", "fingerprint", "rule", "measures")
@@ -247,7 +250,7 @@ def _classes(row: Any) -> tuple[int, ...]:
 
 def encode_photos(photos: Tensor) -> bytes:
     """The images of a probe ``(N, h, w, 3)`` uint8, as a person knows them."""
-    return _encoded({"schema": SCHEMA}, {"photos": photos})
+    return tensor_bytes({"schema": SCHEMA}, {"photos": photos})
 
 
 def read_photos(path: Path) -> Tensor:
@@ -343,9 +346,3 @@ def step_of(path: Path) -> int:
     """The step in the name of an observation's file; -1 where it is none's."""
     digits = path.stem.removeprefix("observation-")
     return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) <= 16 else -1
-
-
-def _encoded(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data: bytes = safetensors.torch.save(plain, {"about": json.dumps(about)})
-    return data

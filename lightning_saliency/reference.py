@@ -11,12 +11,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from lightning_saliency.errors import NotComparableError, RecordError
-from lightning_saliency.files import damaged, json_bytes, read_json, read_tensors, write_whole
+from lightning_saliency.files import (
+    damaged,
+    json_bytes,
+    read_json,
+    read_tensors,
+    tensor_bytes,
+    write_whole,
+)
 from lightning_saliency.measures import CELLS, moved_mass
 from lightning_saliency.record import Numbers, Run, RunInfo, info_of, open_run
 from lightning_saliency.requirements import DEFAULT, Requirement, parse_all
@@ -178,9 +184,8 @@ class Reference:
         folder = Path(folder)
         tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {_SHARE + region: shares for region, shares in self.shares.items()}
-        plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        about = {"about": json_bytes({"schema": SCHEMA, "created": self.created}).decode()}
-        write_whole(folder / NUMBERS_FILE, safetensors.torch.save(plain, about))
+        about = {"schema": SCHEMA, "created": self.created}
+        write_whole(folder / NUMBERS_FILE, tensor_bytes(about, tensors))
         write_whole(folder / REFERENCE_FILE, json_bytes(self._told()))
 
     def _told(self) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""What is measured in each observation: of which class, by which gradient, in which regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.attribution import Explanation, Request
+from lightning_saliency.maps import Reduce, shrink
+from lightning_saliency.measures import moved_mass, profiles, share
+from lightning_saliency.probe import ProbeBatch
+from lightning_saliency.record import Measured
+from lightning_saliency.rules import Rule
+from lightning_saliency.snapshot import probabilities
+
+MOVED_MASS = "moved_mass"
+DRIFTS = ("drift.first", "drift.previous")  # plots, never gates: shortcut models drift less
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gauge:
+    """Measures where the gradient of one class an image lies.
+
+    Attributes:
+        masks: By region, ``(N, H, W)`` bool.
+        multi_label: Whether an image may have several true classes.
+        size: Pixels a side of the maps that are kept, at most.
+        classes: ``(N,)`` int64; ``None`` for the classes that are predicted.
+        rule: Of the gradient. The plain one by default: guided backprop is poor to judge by.
+        reduce: How its channels are reduced.
+    """
+
+    masks: Mapping[str, Tensor]
+    multi_label: bool
+    size: int
+    classes: Tensor | None
+    rule: Rule = "gradient"
+    reduce: Reduce = "square"
+
+    @classmethod
+    def for_probe(
+        cls,
+        probe: ProbeBatch,
+        size: int,
+        *,
+        classes: Tensor | None = None,
+        rule: Rule = "gradient",
+        reduce: Reduce = "square",
+    ) -> Gauge:
+        """The gauge of a probe: of its labels, or of ``classes`` where it has none."""
+        labels = probe.first_labels()
+        chosen = classes if labels is None else labels
+        return cls(probe.masks, probe.multi_label, size, chosen, rule, reduce)
+
+    def request(self, part: Callable[[Tensor], Tensor]) -> Request:
+        """What has to be explained of this process's ``part`` of the images."""
+        return Request((self.rule,), "predicted" if self.classes is None else part(self.classes))
+
+    def read(self, explanation: Explanation, part: Callable[[Tensor], Tensor]) -> Measured:
+        """What is measured of an explanation of :meth:`request`."""
+        maps = explanation.maps(self.rule, self.reduce)[:, 0]
+        chances = probabilities(explanation.logits.float(), multi_label=self.multi_label)
+        small = shrink(maps, self.size)
+        peaks = small.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(small.dtype).tiny)
+        masks = {name: part(mask).to(maps.device) for name, mask in self.masks.items()}
+        return Measured(
+            classes=explanation.targets[:, 0],
+            chances=chances.gather(1, explanation.targets)[:, 0].detach(),
+            maps=(small / peaks).half(),
+            profiles=profiles(maps),
+            shares={name: share(maps, mask) for name, mask in masks.items()},
+        )
+
+
+def measures_of(
+    measured: Measured,
+    *,
+    reference: Tensor | None,
+    first: Tensor | None,
+    previous: Tensor | None,
+) -> dict[str, float]:
+    """The numbers that stand for what was measured, by name.
+
+    Args:
+        measured: Of all images.
+        reference: The profile of good runs, ``(8, 8)``.
+        first: That of the first observation of this run.
+        previous: That of the one before.
+    """
+    now = mean_profile(measured)
+    found = {f"{name}.share": float(values.nanmean()) for name, values in measured.shares.items()}
+    beside = dict(zip((MOVED_MASS, *DRIFTS), (reference, first, previous), strict=True))
+    return found | {n: moved_mass(now, then) for n, then in beside.items() if then is not None}
+
+
+def mean_profile(measured: Measured) -> Tensor:
+    """The mean profile of the images, ``(8, 8)``; NaN where none could be measured."""
+    return measured.profiles.nanmean(dim=0)
