@@ -100,6 +100,11 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
         if buffer is not None
     ]
     try:
+        for m, name, _, value in found:
+            if value.is_inference():
+                # Made by a validation in inference mode; no graph could be built on it.
+                with torch.inference_mode(False):
+                    m._buffers[name] = value.clone()
         yield
     finally:
         for m, name, buffer, value in found:

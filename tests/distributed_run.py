@@ -1,9 +1,13 @@
-"""One training of two real processes: `python distributed_run.py STRATEGY FOLDER OBSERVED`."""
+"""One training of two real processes: `python distributed_run.py STRATEGY FOLDER HOW`.
+
+HOW is "alone", "observed", or what is to be done, "raise" or "warn", when rank 1 alone fails.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
-from lightning_saliency import ProbeBatch, SaliencyCallback
+from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError
 
 # Probes that divide by two, that do not, and that are smaller than the world.
 COUNTS = {"even": 4, "odd": 3, "one": 1}
@@ -39,13 +43,35 @@ class Kept(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         whole = {k: _whole(v) for k, v in pl_module.state_dict().items()}
         moments = [_whole(v["exp_avg"]) for v in trainer.optimizers[0].state.values()]
-        seen = {w.name: [s.state() for s in w._history.spread()] for w in self.watchers}
-        exact = {w.name: [s.maps for s in w._history.spread()] for w in self.watchers}
+        seen = {w.name: [s.state() for s in w._logbook.history.spread()] for w in self.watchers}
+        exact = {w.name: [s.maps for s in w._logbook.history.spread()] for w in self.watchers}
         if trainer.is_global_zero:
             kept = {"weights": whole, "moments": moments, "seen": seen, "maps": exact}
             kept["metrics"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
             kept["rng"] = torch.get_rng_state()
             torch.save(kept, self.folder / "kept.pt")
+
+
+class Told(SaliencyCallback):
+    """Writes down what each rank raises, which then waits for the other to have done the same."""
+
+    def _observe(self, trainer: Any, *rest: Any) -> None:
+        folder = Path(trainer.loggers[0].log_dir)
+        try:
+            super()._observe(trainer, *rest)
+        except SaliencyError as error:
+            (folder / f"rank {trainer.global_rank}.txt").write_text(str(error))
+            waited = time.monotonic()
+            while len(list(folder.glob("rank *.txt"))) < 2 and time.monotonic() - waited < 20:
+                time.sleep(0.01)
+            raise
+
+
+def fails_on_rank_1(module: Touchy, images: torch.Tensor) -> torch.Tensor:
+    """A forward pass that fails on one of the ranks, at the end of the first epoch."""
+    if module.global_rank == 1 and module.global_step == 2:
+        raise ArithmeticError("only here")
+    return module(images)
 
 
 def _whole(tensor: Any) -> torch.Tensor:
@@ -64,16 +90,19 @@ def strategy_of(name: str) -> Any:
 
 
 def main() -> None:
-    name, folder, observed = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "1"
+    name, folder, how = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     pl.seed_everything(7)
     data = Shapes(16, augment=False)
+    ours: dict[str, Any] = {"tile_size": 24}
+    if how in ("raise", "warn"):
+        ours |= {"forward": fails_on_rank_1, "on_error": how}
     watchers = [
-        SaliencyCallback(ProbeBatch.from_dataset(data, count=n), name=w, tile_size=24)
+        Told(ProbeBatch.from_dataset(data, count=n), name=w, **ours)
         for w, n in COUNTS.items()
-        if observed
+        if how != "alone"
     ]
     trainer = pl.Trainer(
         max_epochs=2,

@@ -1,11 +1,17 @@
-"""Every kind of run that must not notice that it is observed."""
+"""Every kind of run that must not notice that it is observed.
+
+`python tests/neutrality.py` runs them all and writes `docs/neutrality.md`.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytorch_lightning as pl
@@ -22,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_saliency import ProbeBatch, SaliencyCallback
+from lightning_saliency import ProbeBatch, SaliencyCallback, attribution
 
 CLASSES = 4
 
@@ -55,7 +61,7 @@ class Shapes(Dataset[tuple[Tensor, int]]):
 class Touchy(pl.LightningModule):
     """All that a careless observer disturbs: dropout, a frozen norm, a buffer that counts calls."""
 
-    def __init__(self, *, compiled: bool = False, checkpointed: bool = False) -> None:
+    def __init__(self, *, compiled: str = "", checkpointed: str = "") -> None:
         super().__init__()
         self.conv1, self.norm1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
         self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
@@ -63,8 +69,12 @@ class Touchy(pl.LightningModule):
         self.head = nn.Linear(8 * 9, CLASSES)
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
         self.checkpointed = checkpointed
-        if compiled:
+        if compiled == "in place":
             self.conv2.compile(backend="aot_eager")
+        elif compiled == "attribute":
+            self.conv2 = torch.compile(self.conv2, backend="aot_eager")
+        elif compiled == "method":
+            self.features = torch.compile(self.features, backend="aot_eager")
 
     def features(self, images: Tensor) -> Tensor:
         x = F.relu(self.norm1(self.conv1(images)), inplace=True)
@@ -73,7 +83,7 @@ class Touchy(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         self.calls += 1
         if self.checkpointed:
-            x = checkpoint(self.features, images, use_reentrant=False)
+            x = checkpoint(self.features, images, use_reentrant=self.checkpointed == "reentrant")
         else:
             x = self.features(images)
         return self.head(self.dropout(F.max_pool2d(x, 4).flatten(1)))
@@ -93,6 +103,10 @@ class Touchy(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         images, labels = batch
         self.log("val_acc", (self(images).argmax(dim=1) == labels).float().mean())
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, labels = batch
+        self.log("test_acc", (self(images).argmax(dim=1) == labels).float().mean())
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
@@ -162,13 +176,14 @@ class Row:
     """One kind of run: what the trainer, the module and the callback are made of."""
 
     trainer: dict[str, Any] = field(default_factory=dict)
-    module: Callable[[], pl.LightningModule] = Touchy
+    module: Callable[[], Any] = Touchy
     callback: dict[str, Any] = field(default_factory=dict)
     before: Callable[[], list[pl.Callback]] = list  # callbacks that come before ours
     after: Callable[[], list[pl.Callback]] = list
+    second: dict[str, Any] | None = None  # what a second callback of ours is made of
     validate: bool = True  # whether a validation loader is passed
     seen: bool = True  # whether there is anything to observe
-    broken: bool = False  # whether every observation fails, under on_error="warn"
+    doing: str = "fit"  # or what else the trainer does
 
 
 def probe() -> ProbeBatch:
@@ -187,14 +202,13 @@ class Counted(SaliencyCallback):
         self.observations += 1
 
 
-def run(row: Row, folder: Any, *, observed: bool) -> tuple[dict[str, Any], int]:
+def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[str, Any], int]:
     """Train; return everything that another run could differ in, and how often it was observed."""
     pl.seed_everything(7)
     held = Held()
-    ours: list[Counted] = []
-    if observed:
-        passed = {"probe": probe(), "tile_size": 24, **row.callback}
-        ours = [Counted(**passed)]
+    shared = {"probe": probe(), "tile_size": 24, **row.callback, **ours}
+    wanted = [{}] if row.second is None else [{}, row.second]
+    watchers = [Counted(**{**shared, **own}) for own in wanted if observed]
     defaults: dict[str, Any] = {"max_epochs": 3, "enable_checkpointing": False}
     trainer = pl.Trainer(
         **{**defaults, **row.trainer},
@@ -205,31 +219,88 @@ def run(row: Row, folder: Any, *, observed: bool) -> tuple[dict[str, Any], int]:
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[*row.before(), *ours, *row.after()],
+        callbacks=[*row.before(), *watchers, *row.after()],
     )
     module = row.module()
     train = DataLoader(Shapes(40, augment=True), batch_size=8, shuffle=True)
     val = DataLoader(Shapes(16, augment=True), batch_size=8) if row.validate else None
-    trainer.fit(module, train, val)
-    return {**_left_by(trainer, module), "scalars": held.scalars}, sum(c.observations for c in ours)
+    if row.doing == "fit":
+        trainer.fit(module, train, val)
+    else:
+        getattr(trainer, row.doing)(module, val, verbose=False)
+    left = run_state(trainer, module)
+    return {**left, "scalars": held.scalars}, sum(w.observations for w in watchers)
 
 
-def _left_by(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Verdict:
+    """How a kind of run went beside the same without the callback."""
+
+    times: int  # that it was observed
+    observed: list[str]  # where the two differ
+    failing: list[str]  # where they differ when every observation fails
+
+    @property
+    def words(self) -> str:
+        seen = f"bitwise the same, observed {self.times} times" if not self.observed else "differs"
+        return f"{seen}; {'bitwise the same' if not self.failing else 'differs'} when it fails"
+
+
+def judge(row: Row, folder: Path) -> Verdict:
+    """Train three times: without the callback, with it, and with every observation failing."""
+    alone, _ = run(row, folder, observed=False)
+    observed, times = run(row, folder, observed=True)
+    with failing_observations() as failures:
+        broken, _ = run(row, folder, observed=True, on_error="warn")
+    if bool(failures) != row.seen:
+        raise AssertionError(f"{len(failures)} observations failed, where they were to")
+    return Verdict(times, differences(alone, observed), differences(alone, broken))
+
+
+@contextmanager
+def failing_observations() -> Iterator[list[None]]:
+    """Let every observation fail after its forward pass, with random numbers drawn by then."""
+    failures: list[None] = []
+
+    def fail(*_: object) -> None:
+        failures.append(None)
+        torch.rand(3)
+        np.random.rand(3)
+        raise RuntimeError("injected")
+
+    with mock.patch.object(attribution, "find_logits", fail):
+        yield failures
+
+
+def run_state(trainer: Any, module: Any) -> dict[str, Any]:
+    """Everything that an observed run could differ in from the same run, not observed."""
+    ours = "saliency"
     return {
-        "weights and buffers": {k: v.clone() for k, v in module.state_dict().items()},
+        "weights and buffers": {k: v.detach().clone() for k, v in module.state_dict().items()},
         "optimizer state": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "metrics": {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if not name.startswith("saliency")
-        },
+        "schedulers": [s.scheduler.state_dict() for s in trainer.lr_scheduler_configs],
+        "callback metrics": _numbers(trainer.callback_metrics, but=ours),
+        "logged metrics": _numbers(trainer.logged_metrics, but=ours),
         "torch RNG": torch.get_rng_state(),
-        "numpy RNG": np.random.get_state(),
+        "numpy RNG": np.random.get_state(),  # with the position in the stream
         "python RNG": random.getstate(),
-        "attributes": (getattr(module, "seen", None), getattr(module, "passes", None)),
         "modes": [m.training for m in module.modules()],
-        "gradients": [p.grad for p in module.parameters()],
+        "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+        "requires_grad": [p.requires_grad for p in module.parameters()],
+        "attributes": {name: sorted(m.__dict__) for name, m in module.named_modules()},
+        "kept values": (getattr(module, "seen", None), getattr(module, "passes", None)),
+        "hooks": {name: _hooks(m) for name, m in module.named_modules()},
+        "grad mode": torch.is_grad_enabled(),
     }
+
+
+def _numbers(metrics: Any, *, but: str) -> dict[str, float]:
+    return {name: float(v) for name, v in metrics.items() if not name.startswith(but)}
+
+
+def _hooks(module: torch.nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for kind in kinds)
 
 
 def differences(first: Any, second: Any, where: str = "") -> list[str]:
@@ -289,15 +360,21 @@ ROWS: dict[str, Row] = {
     "weight averaging before": Row(before=_ema),
     "weight averaging after": Row(after=_ema),
     "stochastic weight averaging": Row(after=_swa),
-    "two callbacks": Row(
-        before=lambda: [SaliencyCallback(probe(), name="other", tile_size=24, rule="deconvnet")]
-    ),
+    "two callbacks": Row(second={"name": "saliency_too", "rule": "deconvnet"}),
+    "validate alone": Row(doing="validate"),
+    "test alone": Row(doing="test"),
+    "16-mixed (bf16-mixed, as Lightning has it on a CPU)": Row({"precision": "16-mixed"}),
     "bf16-mixed": Row({"precision": "bf16-mixed"}),
     "bf16-true": Row({"precision": "bf16-true"}),
     "16-true": Row({"precision": "16-true"}),
     "64-true": Row({"precision": "64-true"}),
     "a forward pass that logs and remembers": Row(module=Talkative),
-    "compiled": Row(module=lambda: Touchy(compiled=True)),
-    "activation checkpointing": Row(module=lambda: Touchy(checkpointed=True)),
-    "every observation fails": Row(callback={"on_error": "warn"}, broken=True),
+    "compiled in place": Row(module=lambda: Touchy(compiled="in place")),
+    "a compiled attribute": Row(module=lambda: Touchy(compiled="attribute")),
+    "a compiled method": Row(module=lambda: Touchy(compiled="method")),
+    "compiled as a whole": Row(module=lambda: torch.compile(Touchy(), backend="aot_eager")),
+    "activation checkpointing": Row(module=lambda: Touchy(checkpointed="not reentrant")),
+    "reentrant checkpointing, which cannot be observed": Row(
+        module=lambda: Touchy(checkpointed="reentrant"), callback={"on_error": "warn"}
+    ),
 }

@@ -17,7 +17,6 @@ from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor, nn
 from training import (
-    Judged,
     callback,
     fit,
     loader,
@@ -263,7 +262,7 @@ def test_a_bare_trainer_runs(tmp_path):
 )
 def test_a_model_can_be_validated_and_tested_alone(doing, metric, probe, tmp_path):
     """The same callbacks are passed where nothing is trained, by the command line for one."""
-    module = Judged().train()
+    module = Touchy().train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     trainer = quiet_trainer(tmp_path, callback(probe=probe))
     (metrics,) = getattr(trainer, doing)(module, loader(16), verbose=False)
@@ -290,8 +289,19 @@ def test_what_cannot_be_observed_outside_of_training_does_not_cost_the_metrics(o
             self.scale = self.scale * 1.0
             super().validation_step(batch, index)
 
-    trainer = quiet_trainer(tmp_path, callback(on_error=on_error))
-    (metrics,) = trainer.validate(Scaled(), loader(16), verbose=False)
+    observer, module = callback(on_error=on_error), Scaled()
+    trainer = quiet_trainer(tmp_path, observer)
+    (metrics,) = trainer.validate(module, loader(16), verbose=False)
+    assert "val_acc" in metrics
+    assert module.scale.is_inference()
+    assert seen(observer) == [("validated", 0)]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_a_failure_outside_of_training_is_a_warning(on_error, tmp_path):
+    trainer = quiet_trainer(tmp_path, callback(on_error=on_error, targets=[CLASSES]))
+    with pytest.warns(SaliencyWarning, match="preparing to observe failed, the run goes on: Value"):
+        (metrics,) = trainer.validate(Touchy(), loader(16), verbose=False)
     assert "val_acc" in metrics
 
 
@@ -305,7 +315,7 @@ def test_predicting_is_not_observed(tmp_path):
 @pytest.mark.parametrize("doing", ["validate", "test"])
 def test_the_steps_rise_when_a_trained_model_is_validated_and_tested(doing, tmp_path):
     """Epochs of one batch: the pictures are a step ahead of the trainer's own count."""
-    observer, module = callback(), Judged()
+    observer, module = callback(), Touchy()
     trainer = fit(tmp_path, observer, module=module, train=loader(8), max_epochs=3)
     getattr(trainer, doing)(module, loader(16), verbose=False)
     assert steps(tmp_path)[:4] == [0, 1, 2, 3]

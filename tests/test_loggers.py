@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matrix import Held, Shapes
+from matrix import Held, Shapes, Touchy
 from PIL import Image
 from pytorch_lightning.loggers import (
     CSVLogger,
@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import (
     WandbLogger,
 )
 from torch.utils.tensorboard import SummaryWriter
-from training import callback, fit, one_image, pictures, steps
+from training import callback, fit, loader, one_image, pictures, steps
 
 from lightning_saliency import ProbeBatch, SaliencyError
 from lightning_saliency import loggers as ours
@@ -247,9 +247,7 @@ def test_two_callbacks_of_one_run_leave_their_files_in_one_folder(at_start, tmp_
 
 
 def test_what_is_seen_after_training_joins_the_files_of_the_run(tmp_path):
-    from training import Judged, loader
-
-    module = Judged()
+    module = Touchy()
     trainer = fit(tmp_path, callback(), module=module, logger=False, max_epochs=1)
     trainer.validate(module, loader(16), verbose=False)
     assert {path.split("/")[1] for path in files(tmp_path)} == {"version_0"}

@@ -8,42 +8,35 @@ from collections.abc import Iterator
 import matrix
 import pytest
 import torch
-from matrix import ROWS, Row, differences, run
+from matrix import ROWS, Row, Verdict, differences, judge, run
 
-from lightning_saliency import SaliencyCallback, attribution
+from lightning_saliency import SaliencyCallback
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
 _results: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def printed() -> Iterator[None]:
-    """Print the matrix when all of it is known."""
+def printed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Print the matrix when all of it is known, also where pytest keeps what tests print."""
     yield
     width = max(map(len, _results), default=0)
     lines = [f"{name:{width}}  {result}" for name, result in _results.items()]
-    print("\n\nNeutrality: a run with the callback beside the same without\n" + "\n".join(lines))
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n\nNeutrality: a run with the callback beside the same without", *lines, sep="\n")
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in ROWS])
-def test_a_run_does_not_notice_that_it_is_observed(name, tmp_path, monkeypatch):
+def test_a_run_does_not_notice_that_it_is_observed(name, tmp_path):
     row = ROWS[name]
-    _results[name] = "differs"
-    alone, _ = run(row, tmp_path, observed=False)
-    if row.broken:
-        monkeypatch.setattr(attribution, "resolve_targets", _fails)
-    observed, times = run(row, tmp_path, observed=True)
-    assert (times >= 1) == row.seen
-    assert differences(alone, observed) == []
-    _results[name] = f"bitwise the same, observed {times} times"
+    _results[name] = "fails"
+    verdict = judge(row, tmp_path)
+    _results[name] = verdict.words
+    assert (verdict.times >= 1) == row.seen
+    assert verdict == Verdict(verdict.times, observed=[], failing=[])
 
 
-def _fails(*args: object) -> None:
-    torch.rand(3)
-    raise RuntimeError("injected")
-
-
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("sloppy", "disturbed"),
     [

@@ -17,7 +17,6 @@ from matrix import Shapes, Touchy
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from training import (
-    Judged,
     callback,
     fit,
     loader,
@@ -175,7 +174,7 @@ def test_a_run_that_is_over_stays_as_it_is(tmp_path):
 @pytest.mark.parametrize("doing", ["validate", "test"])
 def test_the_best_checkpoint_can_be_tested_after_training(doing, tmp_path):
     """It brings back the callback's state of that time, while the log already holds more."""
-    observer, module = callback(), Judged()
+    observer, module = callback(), Touchy()
     keep = ModelCheckpoint(tmp_path / "kept", save_top_k=-1)
     options = {"train": loader(8), "max_epochs": 3, "enable_checkpointing": True}
     trainer = fit(tmp_path / "log", observer, keep, module=module, **options)
@@ -186,11 +185,11 @@ def test_the_best_checkpoint_can_be_tested_after_training(doing, tmp_path):
 
 
 def test_a_checkpoint_can_be_tested_by_a_fresh_trainer(tmp_path):
-    path = at_epoch_ends(tmp_path, callback(probe=None), module=Judged())
+    path = at_epoch_ends(tmp_path, callback(probe=None), module=Touchy())
     trainer = quiet_trainer(tmp_path / "2", callback(probe=None))
     with warnings.catch_warnings():
         warnings.simplefilter("error", SaliencyWarning)
-        (metrics,) = trainer.test(Judged(), loader(16), ckpt_path=path, verbose=False)
+        (metrics,) = trainer.test(Touchy(), loader(16), ckpt_path=path, verbose=False)
     assert "test_acc" in metrics
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import pytorch_lightning.loggers
 import torch
 import torch.nn.functional as F
 from matrix import CLASSES, Shapes, Touchy
+from matrix import run_state as run_state
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -116,36 +115,6 @@ def _events(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
 
 
-def run_state(trainer: Any, module: Any) -> dict[str, Any]:
-    """Everything that an observed run could differ in from the same run, not observed."""
-    ours = "saliency"
-    return {
-        "weights and buffers": {k: v.detach().clone() for k, v in module.state_dict().items()},
-        "optimizer state": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "schedulers": [s.scheduler.state_dict() for s in trainer.lr_scheduler_configs],
-        "callback metrics": _numbers(trainer.callback_metrics, but=ours),
-        "logged metrics": _numbers(trainer.logged_metrics, but=ours),
-        "torch RNG": torch.get_rng_state(),
-        "numpy RNG": np.random.get_state(),  # with the position in the stream
-        "python RNG": random.getstate(),
-        "modes": [m.training for m in module.modules()],
-        "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
-        "requires_grad": [p.requires_grad for p in module.parameters()],
-        "attributes": {name: sorted(m.__dict__) for name, m in module.named_modules()},
-        "hooks": {name: _hooks(m) for name, m in module.named_modules()},
-        "grad mode": torch.is_grad_enabled(),
-    }
-
-
-def _numbers(metrics: Any, *, but: str) -> dict[str, float]:
-    return {name: float(v) for name, v in metrics.items() if not name.startswith(but)}
-
-
-def _hooks(module: torch.nn.Module) -> int:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return sum(len(getattr(module, kind)) for kind in kinds)
-
-
 class Listed(Dataset[Any]):
     """Whatever items a test needs."""
 
@@ -157,14 +126,6 @@ class Listed(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self.items[index]
-
-
-class Judged(Touchy):
-    """Can be tested too."""
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        images, labels = batch
-        self.log("test_acc", (self(images).argmax(dim=1) == labels).float().mean())
 
 
 def make_module(namespace: Any) -> Any:
