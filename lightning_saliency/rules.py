@@ -15,6 +15,7 @@ and :class:`Coverage` counts them apart. Gates (sigmoid, tanh, softmax) keep the
 
 A graph shows operations, so an activation spelled as ``x * (x > 0)``, ``torch.maximum(x, zero)``,
 ``torch.where(x > 0, x, 0)`` or a clamp to a tensor minimum cannot be told from arithmetic.
+``docs/rules.md`` has the derivative of each rectifier, and how to :func:`declare` one of your own.
 """
 
 from __future__ import annotations

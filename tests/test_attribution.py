@@ -166,7 +166,7 @@ def test_memory_that_is_short_for_one_image_is_an_error():
 
     with (
         pytest.warns(SaliencyWarning, match="memory ran out"),
-        pytest.raises(RuntimeError, match="memory ran out while explaining a single|as planned"),
+        pytest.raises(RuntimeError, match=r"memory ran out while explaining a single|as planned"),
     ):
         explain(Net(), images(), forward=never)
 

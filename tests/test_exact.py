@@ -114,7 +114,9 @@ SLOPES = {
     "hardswish": ((2 * -2 + 3) / 6, (2 * 1 + 3) / 6),
     "softplus": (SIGMOID_M2, SIGMOID_1),
     "clamp(min=0)": (0, 1),
+    "clamp_(0)": (0, 1),
     "clamp_min(0)": (0, 1),
+    "clip(0)": (0, 1),
 }
 
 

@@ -90,10 +90,14 @@ def test_a_clamp_that_bounds_is_left_alone(clamp: Callable[[Tensor], Tensor]):
     assert torch.equal(found["guided_backprop"], found["gradient"])
 
 
-def test_selu_and_mish_are_what_their_formulas_say():
-    """Slopes at −2 and 1 from the definitions, by another way than torch's."""
+def test_the_long_formulas_by_hand():
+    """Slopes at −2 and 1 from the definitions; the others are in `test_exact.py`."""
     lam, alpha = 1.0507009873554804934, 1.6732632423543772848
-    slopes = {"selu": (lam * alpha * math.exp(-2), lam), "mish": (_mish(-2.0), _mish(1.0))}
+    slopes = {
+        "selu": (lam * alpha * math.exp(-2), lam),
+        "mish": (_mish(-2.0), _mish(1.0)),
+        "gelu tanh": (_gelu_tanh(-2.0), _gelu_tanh(1.0)),
+    }
     x = torch.tensor([-2.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
     for name, expected in slopes.items():
         found = explain(Applied(ACTIVATIONS[name]), x, rules=RULES)
@@ -107,6 +111,13 @@ def _mish(x: float) -> float:
     """d/dx of x·tanh(log(1 + eˣ))."""
     gate = math.tanh(math.log1p(math.exp(x)))
     return gate + x * (1 - gate**2) / (1 + math.exp(-x))
+
+
+def _gelu_tanh(x: float) -> float:
+    """d/dx of x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))."""
+    root = math.sqrt(2 / math.pi)
+    gate = math.tanh(root * (x + 0.044715 * x**3))
+    return (1 + gate) / 2 + x / 2 * (1 - gate**2) * root * (1 + 3 * 0.044715 * x**2)
 
 
 # --- custom functions
