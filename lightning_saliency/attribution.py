@@ -194,9 +194,9 @@ def _in_chunks(
         try:
             chunk = [None if t is None else t[rows] for t in targets]
             yield _explain_chunk(plan, model, images[rows], requests, chunk)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if size == 1 or not plan.alone:
-                raise
+                raise SaliencyError(_out_of_memory(plan, size)) from error
             size = -(-min(size, len(images)) // 2)
         else:
             start += size
@@ -204,6 +204,15 @@ def _in_chunks(
         # Outside the handler: there, the error would still hold on to the memory of the pass.
         torch.cuda.empty_cache()
         warn(f"memory ran out; explaining {size} image(s) at a time. Set `chunk_size={size}`.")
+
+
+def _out_of_memory(plan: Plan, size: int) -> str:
+    if plan.alone:
+        return "memory ran out while explaining a single image; free some, or explain smaller ones."
+    return (
+        f"memory ran out while explaining {size} image(s) in a pass in which other processes take "
+        f"part, which cannot be repeated with fewer. Set `chunk_size={max(1, size // 2)}`."
+    )
 
 
 def _explain_chunk(

@@ -15,6 +15,7 @@ from lightning_saliency.attribution import Forward
 from lightning_saliency.autoprobe import probe_of
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
 from lightning_saliency.grid import ImageFormat, Style
+from lightning_saliency.isolation import random_streams_kept
 from lightning_saliency.live import callable_model, current_step, observer_of
 from lightning_saliency.logbook import Logbook
 from lightning_saliency.monitors import check_monitors
@@ -294,19 +295,23 @@ class SaliencyWatch:
     @contextmanager
     def _tolerant(self, doing: str) -> Iterator[None]:
         """Raise what fails inside with a word on where, or warn of it once and go on."""
-        try:
-            yield
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-            if self.options.on_error == "raise" and (self._stage == "fit" or self._sharded):
-                raise SaliencyError(
-                    f"{doing} failed: {told}\n"
-                    "With `on_error='warn'` training goes on in such a case."
-                ) from error
-            if not self._warned:
-                what = "training" if self._stage == "fit" else "the run"
-                self._say(f"{doing} failed, {what} goes on: {told}")
-            self._warned = True
+        # Loggers draw random numbers too: for names of files, for pauses before they try again.
+        with random_streams_kept():
+            try:
+                yield
+            except Exception as error:
+                self._deal_with(error, doing)
+
+    def _deal_with(self, error: Exception, doing: str) -> None:
+        told = f"{type(error).__name__}: {error}"
+        if self.options.on_error == "raise" and (self._stage == "fit" or self._sharded):
+            raise SaliencyError(
+                f"{doing} failed: {told}\nWith `on_error='warn'` training goes on in such a case."
+            ) from error
+        if not self._warned:
+            what = "training" if self._stage == "fit" else "the run"
+            self._say(f"{doing} failed, {what} goes on: {told}")
+        self._warned = True
 
     def _say(self, message: str) -> None:
         warnings.warn(message, SaliencyWarning, stacklevel=3)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 import pytorch_lightning as pl
 import torch
-from matrix import Row, Shapes, Touchy, differences, probe, run
+import training
+from faults import FAULTS
+from matrix import Shapes, Touchy, differences, probe, run_state
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -90,30 +93,88 @@ def test_an_error_at_any_call_leaves_the_module_as_it_was(error):
         assert differences(before, state_of(module)) == [], breaker.where
 
 
+# The policy on errors, and the guard of random streams that it begins with.
+POLICY = {"_observe", "_tolerant", "random_streams_kept", "_random_streams_kept", "_cuda_in_use"}
+
+
+class EveryCall(pl.Callback):
+    """In mid-training, observes once for each call that an observation makes, which fails there."""
+
+    def __init__(self, observer: SaliencyCallback, error: type[BaseException]) -> None:
+        self.observer, self.error = observer, error
+        self.survived: list[str] = []
+        self.raised: list[str] = []
+        self.noticed: list[str] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step != 3:
+            return
+        before = run_state(trainer, pl_module)
+        counting = CallBreaker(None)
+        self.observe(trainer, pl_module, counting)
+        for number in range(1, counting.calls + 1):
+            breaker = CallBreaker(number, self.error)
+            try:
+                self.observe(trainer, pl_module, breaker)
+                self.survived.append(breaker.where)
+            except (SaliencyError, self.error):
+                self.raised.append(breaker.where)
+            if differences(before, run_state(trainer, pl_module)):
+                self.noticed.append(breaker.where)
+
+    def observe(self, trainer: Any, pl_module: Any, breaker: CallBreaker) -> None:
+        with breaker.active():
+            self.observer._observe(trainer, pl_module, "broken", 0)
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(tmp_path, monkeypatch):
-    """Every call of the third observation, of drawing and of writing too, fails once."""
-    short = {"max_epochs": 1, "num_sanity_val_steps": 0}
-    callback = {"every_n_train_steps": 2, "on_error": "warn", "targets": "label"}
-    alone, _ = run(Row(short), tmp_path, observed=False)
-    seen = SaliencyCallback._observe
-    counting = CallBreaker(None)
-    breaker = counting
+@pytest.mark.parametrize("files", [False, True], ids=["tensorboard", "files"])
+@pytest.mark.parametrize(
+    ("on_error", "error"),
+    [
+        pytest.param("raise", InjectedError, id="raise"),
+        pytest.param("warn", InjectedError, id="warn"),
+        pytest.param("warn", KeyboardInterrupt, id="interrupted"),
+    ],
+)
+def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(
+    on_error, error, files, tmp_path
+):
+    """Every call that an observation makes fails once: of drawing, measuring and writing too."""
+    options = {"logger": False} if files else {}
+    ends = []
+    for observed in (False, True):
+        pl.seed_everything(3)
+        observer = SaliencyCallback(probe(), targets="label", tile_size=24, on_error=on_error)
+        every = EveryCall(observer, error)
+        module = Touchy()
+        callbacks = [observer, every] if observed else []
+        trainer = training.fit(tmp_path / str(observed), *callbacks, module=module, **options)
+        ends.append(run_state(trainer, module))
+    assert differences(*ends) == []
+    assert every.noticed == []
+    assert len(every.survived) + len(every.raised) > 100
+    if on_error == "warn" and error is InjectedError:
+        assert {where.split(":")[1] for where in every.raised} == POLICY
+    else:
+        assert every.survived == []
+    assert list(tmp_path.rglob("*.part")) == []
 
-    def observe(self: Any, trainer: Any, *rest: Any, **named: Any) -> None:
-        with breaker.active() if trainer.global_step == 4 else nullcontext():
-            seen(self, trainer, *rest, **named)
 
-    monkeypatch.setattr(SaliencyCallback, "_observe", observe)
-    run(Row(short, callback=callback), tmp_path, observed=True)
-    assert counting.calls > 60
-    # Two of the calls are the policy on errors itself, which is what is being tried.
-    policy = 2
-    for number in range(1 + policy, counting.calls + 1, 3):
-        breaker = CallBreaker(number)
-        observed, _ = run(Row(short, callback=callback), tmp_path, observed=True)
-        assert breaker.where, number
-        assert differences(alone, observed) == [], breaker.where
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in FAULTS])
+def test_a_fault_leaves_no_trace(name, tmp_path):
+    kept = faults.cells(FAULTS[name], tmp_path)
+    assert kept == dict.fromkeys((*faults.COLUMNS, faults.LOGGED), True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if not fault.by_hand])
+def test_a_fault_is_told_with_where_and_what(name, tmp_path):
+    fault = FAULTS[name]
+    options = {"logger": False} if fault.files else {}
+    with pytest.raises(SaliencyError, match=rf"observing the model \(epoch 0\) .*{fault.says}"):
+        training.fit(tmp_path, faults.Struck(fault), max_epochs=1, **options)
 
 
 def fit(
