@@ -223,7 +223,7 @@ class ProbeBatch:
     def from_files(
         cls,
         paths: Sequence[str | Path],
-        size: int = 224,
+        size: int | tuple[int, int] = 224,
         *,
         mean: str | Sequence[float] | None = "imagenet",
         std: str | Sequence[float] | None = "imagenet",
@@ -237,7 +237,8 @@ class ProbeBatch:
 
         Args:
             paths: A file a photo.
-            size: Pixels a side of the square cut from the middle; see :func:`photos.to_tensor`.
+            size: Pixels a side of the square cut from the middle, or two, to resize and to crop to;
+                see :func:`photos.to_tensor`.
             mean: Per channel, with ``std``; ``"imagenet"``; ``None`` leaves values in [0, 1].
             std: See ``mean``.
             transform: In place of ``size``, ``mean`` and ``std``: what the model's weights come
@@ -275,7 +276,7 @@ class ProbeBatch:
     def from_folder(
         cls,
         root: str | Path,
-        size: int = 224,
+        size: int | tuple[int, int] = 224,
         *,
         per_class: int | None = None,
         masks: str | Path | None = None,
@@ -364,7 +365,7 @@ class ProbeBatch:
 def _read_masks(
     masks: Mapping[str, Sequence[str | Path]],
     photos: Sequence[Image.Image],
-    size: int,
+    size: int | tuple[int, int],
     transform: Callable[[Any], Any] | None,
 ) -> dict[str, Tensor]:
     regions = {}

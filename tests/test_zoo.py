@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import timm
@@ -15,6 +15,8 @@ from torch import nn
 
 from lightning_saliency import explain
 from lightning_saliency.rules import Rule
+
+Tell: TypeAlias = Callable[[str, object], None]  # pytest's `record_property`
 
 # Pixels a side of the smallest image that a model takes, where that is not 32.
 SIZES = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224, "vit_h_14": 28}
@@ -44,26 +46,29 @@ TIMM = (
 TIMM_SIZES = {"levit_128s": 224, "xcit_nano_12_p16_224": 224, "test_vit": 160}
 
 
-def worst_error(model: nn.Module, images: torch.Tensor, rules: tuple[Rule, ...]) -> float:
+def worst_error(
+    model: nn.Module, images: torch.Tensor, rules: tuple[Rule, ...], tell: Tell
+) -> float:
     """The largest difference from the reference, relative to its largest value."""
     targets = torch.tensor([[3]])
     found = explain(model, images, targets, rules=rules)
     assert found.coverage.followed > 0
     assert found.coverage.hidden == {}
+    tell("activations", " ".join({**found.coverage.guided, **found.coverage.extended}))
     expected = oracle(model, images, targets, rules)
     assert all(bool(e.abs().max() > 0) for e in expected.values())
     return max(relative_error(found[rule], expected[rule]) for rule in rules)
 
 
-def check(model: nn.Module, size: int, tell: Callable[[str, object], None]) -> None:
+def check(model: nn.Module, size: int, tell: Tell) -> None:
     """Both rules in float64, then guided backprop in the precision that people use."""
     model = roughen(model).double().eval()
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(1, 3, size, size, generator=generator, dtype=torch.float64)
-    double = worst_error(model, images, ("guided_backprop", "gradient"))
+    double = worst_error(model, images, ("guided_backprop", "gradient"), tell)
     tell("float64", double)
     assert double <= 1e-9
-    single = worst_error(model.float(), images.float(), ("guided_backprop",))
+    single = worst_error(model.float(), images.float(), ("guided_backprop",), tell)
     tell("float32", single)
     assert single <= 1e-5
 
@@ -84,3 +89,11 @@ def test_timm(name, record_property):
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False, num_classes=5)
     check(model, TIMM_SIZES.get(name, 64), record_property)
+
+
+@pytest.mark.parametrize("act", ["elu", "celu", "selu", "prelu", "mish", "relu6", "leaky_relu"])
+def test_timm_with_other_activations(act, record_property):
+    """No network of timm has these by itself, but each may be given them."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", pretrained=False, num_classes=5, act_layer=act)
+    check(model, 64, record_property)
