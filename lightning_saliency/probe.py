@@ -24,7 +24,7 @@ from lightning_saliency.datasets import (
     images_and_labels,
     told_by,
 )
-from lightning_saliency.files import write_whole
+from lightning_saliency.files import UNREADABLE, in_a_line, write_whole
 from lightning_saliency.isolation import random_streams_kept
 from lightning_saliency.photos import (
     list_photos,
@@ -162,7 +162,7 @@ class ProbeBatch:
     @classmethod
     def from_dataset(
         cls,
-        dataset: Dataset[Any],
+        dataset: Dataset,  # type: ignore[type-arg]  # as LightningCLI reads it from a file
         *,
         per_class: int = 1,
         count: int | None = None,
@@ -342,10 +342,10 @@ class ProbeBatch:
             return cls.from_state({"tensors": tensors, **told})
         except FileNotFoundError as error:
             raise FileNotFoundError(f"no probe at {path}. `ProbeBatch.save` writes one.") from error
-        except (safetensors.SafetensorError, KeyError, TypeError, AttributeError) as error:
+        except UNREADABLE as error:
             raise ValueError(
-                f"{path} is not a probe written by `ProbeBatch.save`, or it is damaged: {error}. "
-                "Save the probe anew."
+                f"{path} is not a probe written by `ProbeBatch.save`, or it is damaged: "
+                f"{in_a_line(error).rstrip('.')}. Save the probe anew."
             ) from error
 
     def state(self) -> dict[str, Any]:
