@@ -104,22 +104,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safetensors.safe_open(path, "pt") as opened:
             about = _object((opened.metadata() or {})["about"].encode())
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise damaged(path, error) from error
     return about, tensors
 
 
 # What a reader of damaged files raises, which is anything but memory or time that runs out.
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError),
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError),
     safetensors.SafetensorError,
 )
 
 
 def damaged(path: Path, why: object) -> RecordError:
     """The error of a file that does not hold what it should, in one line."""
-    told = " ".join(str(why).split())[:200] or type(why).__name__
-    return RecordError(f"{path} is damaged, or was not written by this package: {told}")
+    return RecordError(f"{path} is damaged, or was not written by this package: {in_a_line(why)}")
+
+
+def in_a_line(why: object) -> str:
+    """What an error tells, at most 200 letters of it."""
+    return " ".join(str(why).split())[:200] or type(why).__name__
 
 
 def _object(data: bytes) -> dict[str, Any]:
