@@ -15,13 +15,15 @@ _REMEDIES = {
     "CheckpointFunction": "pass `use_reentrant=False` to torch.utils.checkpoint",
     "CompiledFunction": "pass the module that was not compiled",
     "CopySlices": "apply the activation to a copy of the slice, not in place",
+    "DifferentiableGraph": "pass the module that was not scripted, or trace it",
     "CudnnRnn": "a recurrent ReLU layer of cuDNN; `torch.backends.cudnn.enabled = False` shows it",
 }
 _REMEDY = "say what it is with `lightning_saliency.rules.declare(function, …)`"
 
 
 def _remedies(hidden: Mapping[str, int]) -> str:
-    told = [f"{kind} ({_REMEDIES.get(kind, _REMEDY)})" for kind in hidden]
+    # Those of C++ stand in a namespace.
+    told = [f"{kind} ({_REMEDIES.get(kind.rpartition('::')[2], _REMEDY)})" for kind in hidden]
     return "; ".join(told)
 
 

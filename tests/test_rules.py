@@ -255,6 +255,23 @@ def test_arithmetic_in_place_on_a_view_is_not(add: Callable[[Tensor], Tensor]):
     assert relative_error(found["guided_backprop"], expected) <= 1e-9
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_what_torchscript_fuses_is_hidden_and_what_it_traced_is_not():
+    torch.manual_seed(0)
+    model = With(F.relu, F.silu).float()
+    traced, fused = torch.jit.trace(model, images().float()), torch.jit.script(Fused())
+    assert explain(traced, images().float()).coverage == explain(model, images().float()).coverage
+    for _ in range(3):  # it fuses when it has seen a few calls
+        fused(images().float().requires_grad_()).sum().backward()
+    with pytest.raises(SaliencyError, match=r"DifferentiableGraph \(pass the module that was not"):
+        explain(fused, images().float())
+
+
+class Fused(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(F.silu(F.gelu(F.relu(x) + x) * x)).mean(dim=(2, 3))
+
+
 def test_a_user_s_full_backward_hook_hides_nothing():
     model = with_swish(F.relu, F.relu)
     expected = explain(model, images())
