@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch.utils.data import DataLoader
 
 import lightning_saliency
 from lightning_saliency import SaliencyCallback, SaliencyError, explain
+from lightning_saliency.attribution import Plan, Request, carry_out
 from lightning_saliency.errors import SaliencyWarning
 
 PACKAGE = str(Path(lightning_saliency.__file__).parent)
@@ -310,3 +313,108 @@ def test_an_interruption_in_mid_observation_still_leaves_film_strips(tmp_path, m
         fit(tmp_path, SaliencyCallback(probe()), module=module)
     assert logged(tmp_path) == [[0, 1]] * 4
     assert logged(tmp_path, "saliency_filmstrip") == [[1]] * 4
+
+
+# --- memory
+
+
+class Short(Touchy):
+    """Has room for so many images in a pass that needs gradients."""
+
+    room = 4
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.training and torch.is_grad_enabled() and len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(images)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
+@pytest.mark.parametrize(("room", "chunk"), [(2, 2), (1, 1), (3, 2)])
+def test_when_memory_runs_out_fewer_images_pass_at_a_time(room, chunk, tmp_path):
+    module, whole = Short(), SaliencyCallback(probe(), name="whole")
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    same = copy.deepcopy(module)
+    fit(tmp_path / "1", whole, module=module)
+    same.room = room
+    chunked = SaliencyCallback(probe(), name="chunked")
+    with pytest.warns(SaliencyWarning, match=rf"memory ran out; .* Set `chunk_size={chunk}`"):
+        fit(tmp_path / "2", chunked, module=same)
+    first, second = (c.state_dict()["history"]["kept"][0] for c in (whole, chunked))
+    torch.testing.assert_close(second["peaks"], first["peaks"], rtol=1e-5, atol=0)
+    assert logged(tmp_path / "2", "chunked") == [[0, 1, 3]] * 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_memory_that_is_not_enough_for_one_image_is_told(tmp_path):
+    module = Short()
+    module.room = 0
+    with pytest.raises(SaliencyError, match="memory ran out while explaining a single image"):
+        explain(module.eval(), probe().images)
+
+
+def test_memory_of_a_pass_that_others_take_part_in_is_told_with_the_remedy():
+    """Halved on one rank alone, the ranks would no longer make the same passes."""
+    module, images = Short().eval(), probe().images
+    module.room = 3
+    plan = Plan(lambda model, x: model(x), alone=False)
+    with pytest.raises(SaliencyError, match=r"other processes take part.*Set `chunk_size=2`"):
+        carry_out(plan, module, images, [Request(("gradient",))])
+
+
+# --- what a model returns and takes
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+FORMS = {
+    "a dict": lambda logits: {"hidden": logits * 2, "logits": logits},
+    "a tuple": lambda logits: (logits, logits * 2),
+    "an object": lambda logits: Output(logits, logits * 2),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_may_return_more_than_logits(form, tmp_path):
+    class Wrapped(Touchy):
+        def forward(self, images: torch.Tensor) -> Any:
+            return FORMS[form](super().forward(images))
+
+        def loss(self, batch: Any) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(Touchy.forward(self, batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            self.log("val_loss", self.loss(batch))
+
+    fit(tmp_path, SaliencyCallback(probe()), module=Wrapped())
+    assert logged(tmp_path) == [[0, 1, 3]] * 4
+
+
+class Positioned(Touchy):
+    """Needs more than images, and knows itself where to take it from."""
+
+    def forward(self, images: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return super().forward(images + positions)
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        logits = self(batch[0], torch.zeros(()))
+        return torch.nn.functional.cross_entropy(logits, batch[1])
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.log("val_loss", self.training_step(batch, 0))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_needs_more_than_images_is_called_by_a_function(tmp_path):
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'positions'"):
+        fit(tmp_path / "1", SaliencyCallback(probe()), module=Positioned())
+    called = SaliencyCallback(probe(), forward=lambda module, images: module(images, images * 0))
+    fit(tmp_path / "2", called, module=Positioned())
+    assert logged(tmp_path / "2") == [[0, 1, 3]] * 4

@@ -6,8 +6,10 @@ import warnings
 from collections.abc import Iterator
 
 import matrix
+import neutrality
 import pytest
 import torch
+from faults import FAULTS
 from matrix import ROWS, Row, Verdict, differences, judge, run
 
 from lightning_saliency import SaliencyCallback
@@ -35,6 +37,15 @@ def test_a_run_does_not_notice_that_it_is_observed(name, tmp_path):
     _results[name] = verdict.words
     assert (verdict.times >= 1) == row.seen
     assert verdict == Verdict(verdict.times, observed=[], failing=[])
+
+
+def test_the_matrix_stands_in_the_docs():
+    """`python tests/neutrality.py` writes it anew."""
+    lines = neutrality.DOCS.read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.endswith("failing |")]
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+    assert names == [*ROWS, "fault", *FAULTS]
+    assert not [row for row in rows if "**" in row]
 
 
 @pytest.mark.parametrize(
