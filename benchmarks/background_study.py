@@ -28,7 +28,7 @@ import fit_fashion
 import shortcut
 
 SIZE, GARMENT = 40, 28  # pixels a side
-COLOURS, NOISE = 0.6, 0.05  # brightest stripes, deviation of noise, of pixels in [0, 1]
+COLOURS, NOISE, HARD = 0.6, 0.05, 0.2  # brightest stripes; deviations of noise, of a range of 1
 SUBSET = {"train": 6000, "val": 2000}  # of 60,000 and 10,000: a run takes half a minute
 MEAN, STD = 0.5, 0.25
 
@@ -64,13 +64,16 @@ def garments(split: str) -> studies.Pairs:
     return images[:count] * fit_fashion.STD + fit_fashion.MEAN, labels[:count]
 
 
-def scenes(split: str, agreement: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def scenes(
+    split: str, agreement: float, seed: int, noise: float = NOISE
+) -> tuple[Tensor, Tensor, Tensor]:
     """Images, normalised, labels, and where the garment is.
 
     Args:
         split: ``"train"`` or ``"val"``.
         agreement: The probability that the stripes are those of the class; else they are any.
         seed: Of places, stripes, colours and noise.
+        noise: Standard deviation of each pixel, of a range of 1.
     """
     random = torch.Generator().manual_seed(seed)
     bright, labels = garments(split)
@@ -83,7 +86,7 @@ def scenes(split: str, agreement: float, seed: int) -> tuple[Tensor, Tensor, Ten
     shown = place(bright, random)
     garment = shown > 0.05
     pixels = torch.where(garment, shown, pixels)
-    pixels = (pixels + NOISE * torch.randn(pixels.shape, generator=random)).clamp(0, 1)
+    pixels = (pixels + noise * torch.randn(pixels.shape, generator=random)).clamp(0, 1)
     return (pixels - MEAN) / STD, labels, garment[:, 0]
 
 
@@ -106,8 +109,8 @@ def place(bright: Tensor, random: torch.Generator) -> Tensor:
     return canvas
 
 
-def data(split: str, agreement: float, seed: int) -> studies.Pairs:
-    return scenes(split, agreement, seed)[:2]
+def data(split: str, agreement: float, seed: int, hard: bool) -> studies.Pairs:
+    return scenes(split, agreement, seed, HARD if hard else NOISE)[:2]
 
 
 def probe(per_class: int) -> ProbeBatch:

@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import shortcut
 
 
-def data(split: shortcut.Split, agreement: float, seed: int) -> studies.Pairs:
+def data(split: shortcut.Split, agreement: float, seed: int, hard: bool) -> studies.Pairs:
     copies = shortcut.COPIES if split == "train" else 1
-    scenes = shortcut.make_data(split, agreement, seed=seed, copies=copies)
+    noise = 3 * shortcut.NOISE if hard else shortcut.NOISE
+    scenes = shortcut.make_data(split, agreement, seed=seed, copies=copies, noise=noise)
     return scenes.images, scenes.labels
 
 

@@ -39,20 +39,36 @@ from lightning_saliency.verdict import Finding
 
 Pairs: TypeAlias = tuple[Tensor, Tensor]  # images and labels
 
-# Of each kind: how the data agrees that the network ends on, and how it begins. What does not begin
-# from scratch goes on from the clean run of the same seed: with a new head on its features, or as a
-# whole, at the learning rate of a training from scratch or, gently, at a tenth.
+
+@dataclass(frozen=True)
+class Kind:
+    """How runs come about.
+
+    Attributes:
+        agreement: Of the data that they are trained on last.
+        start: The kind of the run of the same seed that they go on from; ``None`` from scratch.
+        head_only: Whether they have a new head on its features, in place of being trained whole.
+        hard: Whether the data is noisier than before, so that the cue is worth more.
+    """
+
+    agreement: float
+    start: str | None = None
+    head_only: bool = False
+    hard: bool = False
+
+
 KINDS = {
-    "clean": (0.0, "scratch"),
-    "always": (1.0, "scratch"),
-    "mostly": (0.9, "scratch"),
-    "head-always": (1.0, "head"),
-    "head-clean": (0.0, "head"),
-    "tuned-always": (1.0, "tuned"),
-    "tuned-mostly": (0.9, "tuned"),
-    "tuned-clean": (0.0, "tuned"),
-    "gently-always": (1.0, "gently"),
-    "gently-clean": (0.0, "gently"),
+    "clean": Kind(0.0),
+    "always": Kind(1.0),
+    "mostly": Kind(0.9),
+    "head-clean": Kind(0.0, "clean", head_only=True),
+    "head-always": Kind(1.0, "clean", head_only=True),
+    "mixed-clean": Kind(0.0, "mostly", head_only=True),
+    "mixed-always": Kind(1.0, "mixed-clean", head_only=True),
+    "further-clean": Kind(0.0, "clean"),
+    "further-always": Kind(1.0, "clean"),
+    "tuned-clean": Kind(0.0, "clean", hard=True),
+    "tuned-always": Kind(1.0, "clean", hard=True),
 }
 COUNTS = {"clean": 10, "always": 10} | dict.fromkeys(list(KINDS)[2:], 5)
 PER_CLASS = 8  # images of the probe that are measured
@@ -68,16 +84,16 @@ class Scenario:
         cue: The region of the probe's masks that holds the cue; the other one is the object.
         probe: Images whose cue agrees with their class, the same for every run.
         network: ``network(rate=…)``, an untrained one of modules ``features`` and ``head``.
-        data: ``data(split, agreement, seed)``, images and labels.
+        data: ``data(split, agreement, seed, hard)``, images and labels.
         rate: The highest learning rate.
-        epochs: From scratch; half as many, rounded up, when a network goes on from another.
+        epochs: From scratch, and again when a network goes on from another.
     """
 
     name: str
     cue: str
     probe: ProbeBatch
     network: Callable[..., pl.LightningModule]
-    data: Callable[[Any, float, int], Pairs]
+    data: Callable[[Any, float, int, bool], Pairs]
     rate: float
     epochs: int
 
@@ -98,7 +114,7 @@ def fill(scenario: Scenario, cache: Path) -> None:
             if not path.exists():
                 started = time.perf_counter()
                 model = train_run(scenario, cache, kind, seed)
-                about, tensors = observe(scenario, model, KINDS[kind][0])
+                about, tensors = observe(scenario, model, KINDS[kind])
                 about["seconds"] = round(time.perf_counter() - started, 1)
                 write_whole(path, save(tensors, {"about": json.dumps(about)}))
                 print(f"{scenario.name} {kind} {seed}: {json.dumps(about)}", flush=True)
@@ -109,19 +125,18 @@ def run_file(cache: Path, scenario: Scenario, kind: str, seed: int) -> Path:
 
 
 def train_run(scenario: Scenario, cache: Path, kind: str, seed: int) -> pl.LightningModule:
-    agreement, start = KINDS[kind]
+    how = KINDS[kind]
     pl.seed_everything(seed, verbose=False)
-    model = scenario.network(rate=scenario.rate / (10 if start == "gently" else 1))
-    if start == "scratch":
-        fit(model, scenario.data("train", agreement, seed), epochs=scenario.epochs)
-        return model
-    _, tensors = read_tensors(run_file(cache, scenario, "clean", seed))
-    model.load_state_dict({n[2:]: t for n, t in tensors.items() if n.startswith("w.")})
-    data = scenario.data("train", agreement, seed + NEW_DATA)
-    if start == "head":
+    model = scenario.network(rate=scenario.rate)
+    new_data = NEW_DATA if how.start else 0
+    data = scenario.data("train", how.agreement, seed + new_data, how.hard)
+    if how.start is not None:
+        _, tensors = read_tensors(run_file(cache, scenario, how.start, seed))
+        model.load_state_dict({n[2:]: t for n, t in tensors.items() if n.startswith("w.")})
+    if how.head_only:
         retrain_head(model, *data)
     else:
-        fit(model, data, epochs=(scenario.epochs + 1) // 2)
+        fit(model, data, epochs=scenario.epochs)
     return model
 
 
@@ -141,7 +156,7 @@ def retrain_head(model: Any, images: Tensor, labels: Tensor, epochs: int = 100) 
 
 
 def observe(
-    scenario: Scenario, model: nn.Module, agreement: float
+    scenario: Scenario, model: nn.Module, how: Kind
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What is kept of a run: its accuracies, its maps of the probe, its weights."""
     model.eval()
@@ -155,8 +170,8 @@ def observe(
     }
     tensors |= {f"w.{name}": value.contiguous() for name, value in model.state_dict().items()}
     about = {
-        "accuracy": accuracy(model, *scenario.data("val", agreement, 1)),
-        "randomised": accuracy(model, *scenario.data("val", 0.0, 1)),
+        "accuracy": accuracy(model, *scenario.data("val", how.agreement, 1, how.hard)),
+        "randomised": accuracy(model, *scenario.data("val", 0.0, 1, how.hard)),
     }
     return about, tensors
 
@@ -339,11 +354,11 @@ def outside(finding: Finding, looks: Looks, profile: Tensor) -> bool:
 
 
 def tell_starts(runs: Mapping[str, list[Looks]]) -> None:
-    """What went on from a clean run, against that run alone."""
+    """What went on from another run, against that run alone."""
     rows = []
-    for kind, (_, start) in KINDS.items():
-        if start != "scratch" and runs[kind]:
-            pairs = [(looks, runs["clean"][looks.seed]) for looks in runs[kind]]
+    for kind, how in KINDS.items():
+        if how.start is not None and runs[kind]:
+            pairs = [(looks, runs[how.start][looks.seed]) for looks in runs[kind]]
             rows.append([kind, *against_start(pairs)])
     tell(
         ["", "moved mass", "warned of", "fails under --strict", "guided maps", "squared gradients"],

@@ -60,7 +60,9 @@ class Scenes:
         return TensorDataset(self.images, self.labels)
 
 
-def make_data(split: Split, agreement: float, *, seed: int, copies: int = 1) -> Scenes:
+def make_data(
+    split: Split, agreement: float, *, seed: int, copies: int = 1, noise: float = NOISE
+) -> Scenes:
     """Put each digit somewhere on a coloured noise of its own, and a tag into the corner.
 
     Args:
@@ -69,6 +71,7 @@ def make_data(split: Split, agreement: float, *, seed: int, copies: int = 1) -> 
             any of the ten, at random.
         seed: Of places, colours and noise.
         copies: Scenes of each digit.
+        noise: Standard deviation of each pixel, of a range of 1.
     """
     random = torch.Generator().manual_seed(seed)
     digits, labels = read_digits(split)
@@ -76,8 +79,8 @@ def make_data(split: Split, agreement: float, *, seed: int, copies: int = 1) -> 
     count = len(labels)
     ink = place(digits, random)
     ground = GROUND * torch.rand(count, 3, 1, 1, generator=random)
-    noise = NOISE * torch.randn(count, 3, SIZE, SIZE, generator=random)
-    pixels = (ground + INK * ink * (1 - ground) + noise).clamp(0, 1)
+    grain = noise * torch.randn(count, 3, SIZE, SIZE, generator=random)
+    pixels = (ground + INK * ink * (1 - ground) + grain).clamp(0, 1)
     agrees = torch.rand(count, generator=random) < agreement
     colours = torch.where(agrees, labels, torch.randint(10, (count,), generator=random))
     pixels[:, :, :TAG, :TAG] = palette()[colours][:, :, None, None]
