@@ -55,8 +55,9 @@ def share_bounds(shares: Sequence[float], confidence: float) -> tuple[float, flo
     """
     logs = [math.log(max(share, FLOOR)) for share in shares]
     highest = upper(logs, confidence)
-    lowest = -upper([-log for log in logs], confidence)
-    return math.exp(lowest), min(1.0, math.exp(min(highest, 0.0)))
+    lowest = math.exp(-upper([-log for log in logs], confidence))
+    # Below the floor there is nothing to tell apart: a share of none at all is allowed there.
+    return (lowest if lowest > (1 + 1e-9) * FLOOR else 0.0), math.exp(min(highest, 0.0))
 
 
 def student(probability: float, freedom: int) -> float:

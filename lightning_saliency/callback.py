@@ -13,10 +13,20 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info  # type: ignore
 
 from lightning_saliency.attribution import Forward
 from lightning_saliency.autoprobe import probe_of
+from lightning_saliency.check import AttentionCheck
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
+from lightning_saliency.gate import Gate
 from lightning_saliency.grid import ImageFormat, Style
 from lightning_saliency.isolation import random_streams_kept
-from lightning_saliency.live import callable_model, current_step, observer_of
+from lightning_saliency.judge import Seen
+from lightning_saliency.live import (
+    begin_record,
+    callable_model,
+    current_step,
+    log_verdict,
+    metrics_of,
+    observer_of,
+)
 from lightning_saliency.logbook import Logbook
 from lightning_saliency.monitors import check_monitors
 from lightning_saliency.observer import Observer, check_tags
@@ -24,8 +34,11 @@ from lightning_saliency.options import OnError, Options
 from lightning_saliency.pictures import Scale
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.ranks import Ranks
+from lightning_saliency.record import Observation, RunInfo
+from lightning_saliency.report import as_text
 from lightning_saliency.rules import Rule
 from lightning_saliency.schedule import Schedule
+from lightning_saliency.verdict import Verdict
 
 UNTRAINED = "untrained"
 _FILES = "No logger of this trainer takes pictures: the maps are PNG files in {}"
@@ -64,6 +77,9 @@ class SaliencyWatch:
         tile_size: Pixels a side of a tile, at most.
         image_format: ``"jpeg"`` or ``"png"``, of the pictures in TensorBoard.
         chunk_size: Images in one forward pass; all by default.
+        check: What the run is held against; see :class:`AttentionCheck`.
+        record: Whether each observation is kept in the run's folder, for checks and comparisons.
+        keep: Observations that stay there, at most, the first and the last among them.
         on_error: ``"raise"``, or ``"warn"`` to go on training when an observation fails.
         name: Prefix of the tags, different for each callback of a trainer.
 
@@ -89,6 +105,9 @@ class SaliencyWatch:
         tile_size: int = 96,
         image_format: ImageFormat = "jpeg",
         chunk_size: int | None = None,
+        check: AttentionCheck | None = None,
+        record: bool = True,
+        keep: int | None = None,
         on_error: OnError = "raise",
         name: str = "saliency",
     ) -> None:
@@ -107,11 +126,18 @@ class SaliencyWatch:
             tile_size=tile_size,
             image_format=image_format,
             chunk_size=chunk_size,
+            record=record,
+            keep=keep,
             on_error=on_error,
             name=name,
         )
         self.schedule = Schedule(every_n_epochs, epochs, every_n_train_steps)
-        self._given, self._at_start = probe, at_start
+        if check is not None and not isinstance(check, AttentionCheck):
+            raise TypeError(
+                f"`check` must be an AttentionCheck or None, got {type(check).__name__}. "
+                "Wrap the folder of a reference as `AttentionCheck('folder')`."
+            )
+        self._given, self._at_start, self.check = probe, at_start, check
         self._trainer: weakref.ref[Any] | None = None
         self._stage = ""
         self._begin()
@@ -124,6 +150,10 @@ class SaliencyWatch:
         self._epoch = self._told_epoch = -1  # that is trained; that monitors were told of
         self._steps_done = 0  # by the optimizers, at the last look
         self._sharded = self._warned = False
+        self._info: RunInfo | None = None
+        self._past: int | None = None  # the last step of it
+        self._gate = None if self.check is None else Gate(self.check)
+        self._seen: Observation | None = None
 
     @property
     def name(self) -> str:
@@ -137,7 +167,7 @@ class SaliencyWatch:
 
     def __getstate__(self) -> dict[str, Any]:
         """What tuners and spawned processes copy: nothing that belongs to a trainer."""
-        return {**self.__dict__, "_trainer": None, "_observer": None}
+        return {**self.__dict__, "_trainer": None, "_observer": None, "_seen": None}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what could not work, and begin anew where this is another trainer's run."""
@@ -189,16 +219,19 @@ class SaliencyWatch:
         self._observe_epoch(trainer, pl_module, current_step(trainer) - 1)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Observe the trained model, if that is still to be done, and draw the film strips."""
+        """Observe the trained model, if that is still to be done; draw, write down, judge."""
         if self._logbook.changed:
             step = current_step(trainer) - 1
             self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
         self._draw_filmstrips()
+        self._end_record(trainer, finished=True)
+        self._judge(trainer, pl_module, last=True)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Draw the film strips also of a training that is interrupted by hand."""
         if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
             self._draw_filmstrips()
+            self._end_record(trainer, finished=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The probe and what was seen of it so far; tensors and primitives only."""
@@ -246,8 +279,12 @@ class SaliencyWatch:
                 self.probe = probe_of(trainer, pl_module)
         if ranks.world > 1:
             self.probe = ProbeBatch.from_state(ranks.of_first(self.probe.state()))
-        history = self._logbook.history
-        self._observer = observer_of(trainer, pl_module, self.probe, self.options, history)
+        self._observer = observer_of(
+            trainer, pl_module, self.probe, self.options, self._logbook, self.check
+        )
+        # Outside of training, what is in the folder is of the model's past, and stays.
+        self._past = self._logbook.last_step if self._stage == "fit" else None
+        self._info = None
 
     def _observe_alone(self, trainer: Any, pl_module: Any, caption: str) -> None:
         """Observe outside of training, once; a failure there does not cost the metrics."""
@@ -263,6 +300,7 @@ class SaliencyWatch:
         if self._told_epoch != self._epoch:
             with self._tolerant("telling monitors what was measured"):
                 self._tell_monitors(pl_module)
+            self._judge(trainer, pl_module, last=False)
 
     def _tell_monitors(self, pl_module: Any) -> None:
         """Log what was last measured where monitors look; the loggers have it already."""
@@ -280,9 +318,12 @@ class SaliencyWatch:
         if self._observer is None:
             return
         with self._tolerant(f"observing the model ({caption})"):
+            if self._info is None:
+                told = {**self.options.told, **self.schedule.told}
+                self._info = begin_record(self._observer, self.name, told, after=self._past)
             step = self._logbook.turn_page(step)
             model = callable_model(trainer, pl_module)
-            self._logbook.measured = self._observer.observe(model, caption, step)
+            self._seen = self._observer.observe(model, caption, step, epoch=self._epoch)
 
     def _draw_filmstrips(self) -> None:
         if self._observer is None:
@@ -291,6 +332,46 @@ class SaliencyWatch:
             self._observer.draw_filmstrips()
             if self._observer.files_at is not None:
                 rank_zero_info(_FILES.format(self._observer.files_at))
+
+    def _end_record(self, trainer: Any, *, finished: bool) -> None:
+        if self._observer is None or self._observer.recorder is None:
+            return
+        with self._tolerant("writing down how the run ended"):
+            self._observer.recorder.end(self._metrics(trainer), finished=finished)
+
+    def _metrics(self, trainer: Any) -> dict[str, float]:
+        ours = [c.name for c in trainer.callbacks if isinstance(c, SaliencyWatch)]
+        return metrics_of(trainer, ours)
+
+    def _judge(self, trainer: Any, pl_module: Any, *, last: bool) -> None:
+        """Hold what was seen last against the check, where that is due, and act on the verdict."""
+        gate, seen, observer, info = self._gate, self._seen, self._observer, self._info
+        if gate is None or seen is None or observer is None or info is None:
+            return
+        verdict = None
+        with self._tolerant("checking where the model looks"):
+            # Metrics may differ from rank to rank; what is decided by them must not.
+            metrics = observer.ranks.of_first(self._metrics(trainer))
+            if gate.due(metrics, last=last) and gate.judged_at != seen.step:
+                model = callable_model(trainer, pl_module)
+                verdict = gate.judge(
+                    Seen(info, seen, metrics), lambda v: observer.confirm(v, model, seen.measured)
+                )
+                log_verdict(observer, gate.check, Seen(info, seen, metrics), verdict)
+        if verdict is not None:
+            self._act_on(verdict, gate, f"{self.name} at {seen.caption}", trainer)
+
+    def _act_on(self, verdict: Verdict, gate: Gate, name: str, trainer: Any) -> None:
+        told = as_text(verdict, name)
+        if verdict.outcome == "pass" and not verdict.warnings:
+            rank_zero_info(told.splitlines()[0])
+        elif gate.shut and gate.check.on_fail == "raise":
+            raise SaliencyError(told)
+        elif gate.shut and gate.check.on_fail == "stop":
+            self._say(f"{told}\n  Training stops.")
+            trainer.should_stop = True
+        else:
+            self._say(told)
 
     @contextmanager
     def _tolerant(self, doing: str) -> Iterator[None]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import operator
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.judge import Seen, judge
 from lightning_saliency.maps import REDUCTIONS, Reduce
 from lightning_saliency.record import Numbers
@@ -71,7 +73,18 @@ class AttentionCheck:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
             raise ValueError(f"`patience` must be an integer of at least 1, got {patience!r}.")
+        if patience > 1 and start_after is None:
+            raise ValueError(
+                "`patience` of more than 1 needs `start_after`: without, one observation is judged."
+            )
         self.reference = _loaded(reference)
+        if rule != "gradient":
+            warnings.warn(
+                f"a check on {rule!r} lets much pass: such maps show the image more than the model "
+                "(Adebayo et al. 2018, arXiv 1810.03292). Use `rule='gradient'`.",
+                SaliencyWarning,
+                stacklevel=2,
+            )
         self.requirements = self._all_of(require)
         self.rule, self.reduce, self.on_fail, self.patience = rule, reduce, on_fail, patience
         self.start_after = None if start_after is None else Condition.parse(start_after)

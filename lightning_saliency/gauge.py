@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +13,10 @@ from lightning_saliency.maps import Reduce, shrink
 from lightning_saliency.measures import moved_mass, profiles, share
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.record import Measured
+from lightning_saliency.requirements import MOVED_MASS
 from lightning_saliency.rules import Rule
 from lightning_saliency.snapshot import probabilities
 
-MOVED_MASS = "moved_mass"
 DRIFTS = ("drift.first", "drift.previous")  # plots, never gates: shortcut models drift less
 
 
@@ -73,6 +73,11 @@ class Gauge:
             profiles=profiles(maps),
             shares={name: share(maps, mask) for name, mask in masks.items()},
         )
+
+
+def names_of(regions: Iterable[str]) -> list[str]:
+    """The names of all that may be measured in a probe with masks of ``regions``."""
+    return [*(f"{name}.share" for name in regions), MOVED_MASS, *DRIFTS]
 
 
 def measures_of(

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_saliency.about import run_info
 from lightning_saliency.attribution import Forward, Plan
+from lightning_saliency.check import AttentionCheck
+from lightning_saliency.differences import draw
+from lightning_saliency.files import safe_name
+from lightning_saliency.gauge import Gauge
+from lightning_saliency.judge import Seen
+from lightning_saliency.logbook import Logbook
 from lightning_saliency.loggers import PictureLog, run_folder
 from lightning_saliency.observer import Observer, count_classes
 from lightning_saliency.options import Options
 from lightning_saliency.pictures import Artist
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.ranks import Ranks
-from lightning_saliency.snapshot import History
+from lightning_saliency.record import RunInfo
+from lightning_saliency.recorder import Recorder
 from lightning_saliency.targets import choose_targets
+from lightning_saliency.verdict import Verdict
 
 
 def callable_model(trainer: Any, pl_module: Any) -> Any:
@@ -41,8 +51,20 @@ def current_step(trainer: Any) -> int:
         return int(trainer.global_step)
 
 
+def metrics_of(trainer: Any, ours: Sequence[str]) -> dict[str, float]:
+    """What a run has logged, apart from what callbacks named ``ours`` have."""
+    found = {str(name): float(value) for name, value in trainer.callback_metrics.items()}
+    prefixes = tuple(f"{name}/" for name in ours)
+    return {name: value for name, value in found.items() if not name.startswith(prefixes)}
+
+
 def observer_of(
-    trainer: Any, pl_module: Any, probe: ProbeBatch, options: Options, history: History
+    trainer: Any,
+    pl_module: Any,
+    probe: ProbeBatch,
+    options: Options,
+    logbook: Logbook,
+    check: AttentionCheck | None = None,
 ) -> Observer:
     """An observer of ``pl_module``, which is tried on one image. Collective: on every rank.
 
@@ -54,21 +76,64 @@ def observer_of(
     forward = in_precision_of(trainer, options.forward)
     with ranks.together("trying the model on an image of the probe"):
         classes = count_classes(callable_model(trainer, pl_module), probe, forward)
-    log = PictureLog(trainer.loggers, run_folder(trainer), options.image_format)
+    folder = run_folder(trainer)
+    first, log = ranks.rank == 0, PictureLog(trainer.loggers, folder, options.image_format)
+    artist = Artist(
+        probe, style=options.style, scale=options.scale, size=options.tile_size, rule=options.rule
+    )
+    recorder = None
+    if first and options.record and folder is not None:
+        recorder = Recorder(folder / safe_name(options.name), options.keep)
     return Observer(
         probe=probe,
         targets=choose_targets(options.targets, probe, classes),
         rule=options.rule,
         plan=Plan(forward, options.chunk_size, alone=not ranks.sharded),
         tag=options.name,
-        artist=Artist(
-            probe,
-            style=options.style,
-            scale=options.scale,
-            size=options.tile_size,
-            rule=options.rule,
-        ),
-        log=log if ranks.rank == 0 else None,
+        artist=artist,
+        log=log if first else None,
         ranks=ranks,
-        history=history,
+        logbook=logbook,
+        gauge=_gauge_of(probe, artist.size, check),
+        recorder=recorder,
+        reference=check.reference.profile() if check and check.reference else None,
     )
+
+
+def _gauge_of(probe: ProbeBatch, size: int, check: AttentionCheck | None) -> Gauge:
+    if check is None:
+        return Gauge.for_probe(probe, size)
+    classes = check.reference.classes if check.reference else None
+    if classes is not None and len(classes) != len(probe):
+        classes = None  # of another probe, which the verdict will say
+    return Gauge.for_probe(probe, size, classes=classes, rule=check.rule, reduce=check.reduce)
+
+
+def begin_record(
+    observer: Observer, name: str, settings: Mapping[str, Any], *, after: int | None
+) -> RunInfo:
+    """What is known of the run; written down where it is recorded. Collective.
+
+    Args:
+        observer: Of the run.
+        name: Of the callback.
+        settings: How it is observed; primitives only.
+        after: The last step of the run's past, -1 for none; ``None`` outside of training, where
+            nothing is given up.
+    """
+    with observer.ranks.together("beginning the record"):
+        info = run_info(name, observer.probe, observer.gauge, settings)
+        photos = observer.artist.photos()
+        if observer.recorder is not None and after is not None:
+            observer.recorder.begin(info, photos, after=after)
+        elif observer.recorder is not None:
+            observer.recorder.join(info, photos)
+    return info
+
+
+def log_verdict(observer: Observer, check: AttentionCheck, seen: Seen, verdict: Verdict) -> None:
+    """Log the picture of a verdict that is not clean."""
+    unclean = verdict.outcome == "fail" or bool(verdict.warnings)
+    if observer.log is not None and check.reference is not None and unclean:
+        picture = draw(seen, check.reference, verdict)
+        observer.log_picture("attention/difference", picture, seen.observation.step)

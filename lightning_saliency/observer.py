@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +20,20 @@ from lightning_saliency.attribution import (
 from lightning_saliency.classes import Targets
 from lightning_saliency.errors import SaliencyError
 from lightning_saliency.files import safe_name
+from lightning_saliency.gauge import Gauge, mean_profile, measures_of, names_of
+from lightning_saliency.grid import Picture
 from lightning_saliency.isolation import undisturbed
+from lightning_saliency.logbook import Logbook
 from lightning_saliency.loggers import PictureLog
-from lightning_saliency.measures import share
+from lightning_saliency.occlusion import confirm
 from lightning_saliency.pictures import Artist
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.ranks import Ranks
+from lightning_saliency.record import Measured, Observation
+from lightning_saliency.recorder import Recorder
 from lightning_saliency.rules import Rule
-from lightning_saliency.snapshot import History, Snapshot
+from lightning_saliency.snapshot import Snapshot
+from lightning_saliency.verdict import Verdict
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +49,10 @@ class Observer:
         artist: Draws them.
         log: Takes them; ``None`` on a rank that does not draw.
         ranks: The processes that the probe is shared out over.
-        history: What the film strips will show.
+        logbook: What was seen so far.
+        gauge: What is measured.
+        recorder: Keeps it on disk; ``None`` where nothing is kept, or another rank does.
+        reference: The profile of good runs, ``(8, 8)``, where there are any to compare with.
     """
 
     probe: ProbeBatch
@@ -53,13 +63,13 @@ class Observer:
     artist: Artist
     log: PictureLog | None
     ranks: Ranks
-    history: History
+    logbook: Logbook
+    gauge: Gauge
+    recorder: Recorder | None = None
+    reference: Tensor | None = None
 
-    def observe(self, model: nn.Module, caption: str, step: int) -> dict[str, float]:
-        """Explain the probe by ``model``; log a mosaic an image, and what was measured.
-
-        Returns:
-            What was measured, by its tag: ``"saliency/object.share"`` for a mask ``"object"``.
+    def observe(self, model: nn.Module, caption: str, step: int, *, epoch: int = -1) -> Observation:
+        """Explain the probe by ``model``; draw, measure, log and record what is seen.
 
         Raises:
             SaliencyError: Another process failed.
@@ -70,23 +80,40 @@ class Observer:
         # Under a sharded strategy these passes are a conversation of all ranks: one that fails in
         # its middle leaves the others waiting, for as long as their process group lets them.
         with self.ranks.together("explaining the probe"):
-            shown, *judged = carry_out(self.plan, model, images, requests)
-            part = self._snapshot_of(shown, caption, step)
-            squares = judged[0].maps("gradient", "square")[:, 0] if judged else None
-        snapshot = part.map_tensors(self._of_all_ranks).cpu()
-        label_maps = None if squares is None else self._of_all_ranks(squares).cpu()
+            shown, judged = carry_out(self.plan, model, images, requests)
+            seen = self._snapshot_of(shown, caption, step)
+            read = self.gauge.read(judged, self.ranks.part)
+        snapshot = seen.map_tensors(self._of_all_ranks).cpu()
+        measured = read.map_tensors(lambda rows: self._of_all_ranks(rows).cpu())
         with self.ranks.together("logging what was seen"):
-            self.history.add(snapshot)
-            self._log_mosaics(snapshot)
-            measured = self._measures(label_maps)
-            if self.log is not None:
-                self.log.add_scalars(measured, step)
-        return measured
+            observation = self._observation(snapshot, measured, epoch)
+            self.logbook.add(snapshot, mean_profile(measured))
+            self.logbook.measured = self._tagged(observation.measures)
+            self._log(snapshot, observation)
+        return observation
+
+    def confirm(self, verdict: Verdict, model: nn.Module, measured: Measured) -> Verdict:
+        """``verdict``, and whether ``model`` leans on what gained most. Collective."""
+        with self.ranks.together("hiding what gained most"):
+            return confirm(
+                verdict,
+                model,
+                self.probe,
+                measured,
+                self.plan.forward,
+                part=self.ranks.part,
+                whole=self._of_all_ranks,
+            )
+
+    def log_picture(self, tag: str, picture: Picture, step: int) -> None:
+        """Log a picture of another kind under a tag that begins as ours do."""
+        if self.log is not None:
+            self.log.add(f"{self.tag}_{tag}", picture, step)
 
     def draw_filmstrips(self) -> None:
         """Log what all observations saw, a film strip an image."""
         with self.ranks.together("drawing the film strips"):
-            snapshots = self.history.spread()
+            snapshots = self.logbook.history.spread()
             if self.log is None or not snapshots:
                 return
             for image in range(len(self.probe)):
@@ -101,15 +128,9 @@ class Observer:
         return None if folder is None else folder / safe_name(self.tag)
 
     def _asked(self) -> tuple[Tensor, list[Request]]:
-        """This rank's images, and what to explain of them: what is shown, and what is judged.
-
-        The label's plain gradient, squared, is judged, for guided backprop is poor to judge by.
-        """
+        """This rank's images, and what to explain of them: what is shown, and what is measured."""
         targets: Targets = "all" if self.targets is None else self.ranks.part(self.targets)
-        requests = [Request((self.rule,), targets)]
-        labels = self.probe.first_labels()
-        if labels is not None:
-            requests.append(Request(("gradient",), self.ranks.part(labels)))
+        requests = [Request((self.rule,), targets), self.gauge.request(self.ranks.part)]
         return self.ranks.part(self.probe.images), requests
 
     def _snapshot_of(self, explanation: Explanation, caption: str, step: int) -> Snapshot:
@@ -125,25 +146,44 @@ class Observer:
     def _of_all_ranks(self, rows: Tensor) -> Tensor:
         return self.ranks.whole(rows, len(self.probe))
 
-    def _measures(self, maps: Tensor | None) -> dict[str, float]:
-        """Of the label's maps ``(N, H, W)``: for each mask the share that lies inside."""
-        if maps is None:
-            return {}
-        names = measure_names(self.tag, self.probe)
-        masks = zip(names, self.probe.masks.values(), strict=True)
-        return {name: float(share(maps, mask).mean()) for name, mask in masks}
+    def _observation(self, snapshot: Snapshot, measured: Measured, epoch: int) -> Observation:
+        found = measures_of(
+            measured,
+            reference=self.reference,
+            first=self.logbook.first_profile,
+            previous=self.logbook.last_profile,
+        )
+        return Observation(
+            step=snapshot.step,
+            epoch=epoch,
+            caption=snapshot.caption,
+            fingerprint=self.probe.fingerprint,
+            rule=self.rule,
+            targets=snapshot.targets,
+            maps=snapshot.maps,
+            peaks=snapshot.peaks.float(),
+            probabilities=snapshot.probabilities.float(),
+            measured=measured,
+            measures={name: value for name, value in found.items() if math.isfinite(value)},
+        )
 
-    def _log_mosaics(self, snapshot: Snapshot) -> None:
+    def _tagged(self, measures: Mapping[str, float]) -> dict[str, float]:
+        return {f"{self.tag}/{name}": value for name, value in measures.items()}
+
+    def _log(self, snapshot: Snapshot, observation: Observation) -> None:
+        if self.recorder is not None:
+            self.recorder.add(observation)
         if self.log is None:
             return
         for image in range(len(self.probe)):
             picture = self.artist.mosaic(snapshot, image)
             self.log.add(f"{self.tag}/{self.probe.image_name(image)}", picture, snapshot.step)
+        self.log.add_scalars(self._tagged(observation.measures), snapshot.step)
 
 
 def measure_names(tag: str, probe: ProbeBatch) -> list[str]:
     """The tags of what is measured in each observation of ``probe``."""
-    return [f"{tag}/{name}.share" for name in probe.masks]
+    return [f"{tag}/{name}" for name in names_of(probe.masks)]
 
 
 def filmstrip_tag(tag: str) -> str:

@@ -33,6 +33,8 @@ class Options:
     tile_size: int = 96
     image_format: ImageFormat = "jpeg"
     chunk_size: int | None = None
+    record: bool = True
+    keep: int | None = None
     on_error: OnError = "raise"
     name: str = "saliency"
 
@@ -45,6 +47,8 @@ class Options:
         _check_size("tile_size", self.tile_size, 16)
         if self.chunk_size is not None:
             _check_size("chunk_size", self.chunk_size, 1)
+        if self.keep is not None:
+            _check_size("keep", self.keep, 2)
         _check_scale(self.scale)
         _check_name(self.name)
         if self.forward is not None and not callable(self.forward):
@@ -52,6 +56,11 @@ class Options:
                 "`forward` must be a function `forward(pl_module, images) -> logits` or None, got "
                 f"{self.forward!r}."
             )
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a record tells of how a run was observed; primitives only."""
+        return {**self.shown, "style": self.style, "scale": self.scale, "tile_size": self.tile_size}
 
     @property
     def shown(self) -> dict[str, Any]:

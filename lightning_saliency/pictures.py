@@ -44,6 +44,10 @@ class Artist:
         self._aside = rule.replace("_", " ") + ("" if scale == "map" else f" ±{scale:g}")
         self._photos = [photo(image, self.size) for image in probe.displayed().numpy()]
 
+    def photos(self) -> Tensor:
+        """The images as they are drawn, ``(N, size, size, 3)`` uint8."""
+        return torch.from_numpy(np.stack(self._photos))
+
     def mosaic(self, snapshot: Snapshot, image: int) -> Picture:
         """Image number ``image`` and a tile a target, the true class framed."""
         tiles = [self._photo(image)]

@@ -39,21 +39,25 @@ class Recorder:
         self.folder, self._keep = folder, keep
         self._info: RunInfo | None = None
 
-    def begin(self, info: RunInfo, photos: Tensor, *, after: int | None) -> None:
+    def begin(self, info: RunInfo, photos: Tensor, *, after: int) -> None:
         """Write what is known of the run, and clear what is not of it.
 
         Args:
             info: What is known by now.
             photos: ``(N, h, w, 3)`` uint8.
-            after: The step of the last observation that is of this run's past: later ones, of a
-                branch that was given up, are set aside. ``None`` leaves all where they are.
+            after: The step of the last observation that is of this run's past, -1 for none: later
+                ones, of a branch that was given up, are set aside.
         """
         for part in self.folder.glob(".*.part"):  # of a process that was killed as it wrote
             part.unlink(missing_ok=True)
-        if after is not None:
-            self._set_aside([p for p in observation_files(self.folder) if step_of(p) > after])
+        self._set_aside([p for p in observation_files(self.folder) if step_of(p) > after])
         write_whole(self.folder / PHOTOS_FILE, encode_photos(photos))
         self._write(info)
+
+    def join(self, info: RunInfo, photos: Tensor) -> None:
+        """Go on in the folder of a run that is over; begin it where there was none."""
+        if not (self.folder / RUN_FILE).exists():
+            self.begin(replace(info, finished=True), photos, after=-1)
 
     def add(self, observation: Observation) -> None:
         """Write an observation; thin out the earlier ones where there are too many."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,16 @@ class Schedule:
                 f"`epochs` must be a list of epochs counted from 0, got {self.epochs!r}."
             )
         object.__setattr__(self, "epochs", tuple(self.epochs))
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a record tells of it; primitives only."""
+        epochs = None if self.epochs is None else list(self.epochs)
+        return {
+            "every_n_epochs": self.every_n_epochs,
+            "epochs": epochs,
+            "every_n_train_steps": self.every_n_train_steps,
+        }
 
     def due_epoch(self, epoch: int) -> bool:
         """Whether the end of ``epoch``, counted from 0, is observed."""

@@ -47,7 +47,8 @@ class Kept(pl.Callback):
         exact = {w.name: [s.maps for s in w._logbook.history.spread()] for w in self.watchers}
         if trainer.is_global_zero:
             kept = {"weights": whole, "moments": moments, "seen": seen, "maps": exact}
-            kept["metrics"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
+            theirs = [k for k in trainer.callback_metrics if k.split("/")[0] not in COUNTS]
+            kept["metrics"] = {k: float(trainer.callback_metrics[k]) for k in theirs}
             kept["rng"] = torch.get_rng_state()
             torch.save(kept, self.folder / "kept.pt")
 

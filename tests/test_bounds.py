@@ -57,4 +57,5 @@ def test_shares_are_bounded_by_their_ratio_and_stay_shares():
 
 def test_a_share_of_nothing_has_bounds():
     low, high = share_bounds([0.0, 0.0, 0.0], 0.99)
-    assert low == high == pytest.approx(1e-6)
+    assert low == 0  # the next run of the same kind has none either
+    assert high == pytest.approx(1e-6)
