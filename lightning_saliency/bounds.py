@@ -14,6 +14,7 @@ ENOUGH = 3  # runs, from which on their spread tells something
 CONFIDENCE = 0.99  # that no good run fails, shared out over the bounds that are judged
 LEEWAY = 1.5  # times the largest moved mass between good runs: the least that is allowed
 FLOOR = 1e-6  # of a share: what lies below it is none
+_ROUNDING = 1e-9  # relative: a number through a logarithm and back is another in its last place
 
 
 def upper(values: Sequence[float], confidence: float) -> float:
@@ -57,7 +58,8 @@ def share_bounds(shares: Sequence[float], confidence: float) -> tuple[float, flo
     highest = upper(logs, confidence)
     lowest = math.exp(-upper([-log for log in logs], confidence))
     # Below the floor there is nothing to tell apart: a share of none at all is allowed there.
-    return (lowest if lowest > (1 + 1e-9) * FLOOR else 0.0), math.exp(min(highest, 0.0))
+    lowest = lowest * (1 - _ROUNDING) if lowest > (1 + _ROUNDING) * FLOOR else 0.0
+    return lowest, min(1.0, math.exp(min(highest, 0.0)) * (1 + _ROUNDING))
 
 
 def student(probability: float, freedom: int) -> float:

@@ -32,6 +32,7 @@ _FRAME = (24, 128, 56)  # of what is true
 _NARROWEST = 300  # pixels of a sheet's width: room for a title over a single tile
 _JPEG_QUALITY = 90
 _JPEG_LONGEST = 65_500  # pixels a side, a limit of the format
+_LONGEST = 1000  # letters of a text that are looked at
 _NAME_WIDTH = 180  # pixels of a row's name, at most
 
 
@@ -235,7 +236,7 @@ def _write(
 
 
 def _shortened(text: str, width: float, *, bold: bool) -> str:
-    text = " ".join(text.split())  # a line break in a name would leave its line
+    text = " ".join(text[:_LONGEST].split())  # a line break in a name would leave its line
     if _font(bold).getlength(text) <= width:
         return text
     while text and _font(bold).getlength(text + "…") > width:

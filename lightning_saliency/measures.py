@@ -72,6 +72,12 @@ def moved_mass(first: Tensor, second: Tensor) -> float:
     return float((first.double() - second.double()).abs().sum()) / 2
 
 
+def at_one_size(*maps: Tensor) -> list[Tensor]:
+    """Maps ``(N, H, W)``, each reduced to the height and the width of the smallest."""
+    size = min(m.shape[-2] for m in maps), min(m.shape[-1] for m in maps)
+    return [F.adaptive_avg_pool2d(m, size) for m in maps]
+
+
 def cell_mask(row: int, column: int, height: int, width: int, cells: int = CELLS) -> Tensor:
     """The pixels of one cell of the grid: bool ``(height, width)``."""
     cpu = torch.device("cpu")

@@ -25,6 +25,7 @@ from lightning_saliency.untrusted import (
     check_parts,
     check_schema,
     check_shapes,
+    check_wholes,
     integer,
     numbers,
     of_type,
@@ -180,6 +181,7 @@ def read_observation(path: Path) -> Observation:
         regions = [name for name in tensors if name.startswith(_SHARE)]
         check_shapes(tensors, {**_SHAPES, **dict.fromkeys(regions, _PER_IMAGE)})
         check_parts(tensors, ["measured.profiles", *regions])
+        check_wholes(tensors, "measured.profiles")
         if int(min(tensors["targets"].min(), tensors["measured.classes"].min())) < 0:
             raise ValueError("it holds a negative class")
         shares = {name.removeprefix(_SHARE): tensors[name] for name in regions}

@@ -23,7 +23,7 @@ from lightning_saliency.files import (
     tensor_bytes,
     write_whole,
 )
-from lightning_saliency.measures import CELLS, moved_mass
+from lightning_saliency.measures import CELLS, at_one_size, moved_mass
 from lightning_saliency.record import Numbers, Run, RunInfo, info_of, open_run
 from lightning_saliency.requirements import DEFAULT, Requirement, parse_all
 from lightning_saliency.untrusted import (
@@ -33,6 +33,7 @@ from lightning_saliency.untrusted import (
     check_parts,
     check_schema,
     check_shapes,
+    check_wholes,
     integer,
     numbers,
     of_type,
@@ -137,6 +138,7 @@ class Reference:
                 )
         profiles = torch.stack([o.measured.profiles for o in seen])
         _refuse_copies(profiles, opened)
+        _refuse_empty(profiles, opened)
         regions = seen[0].measured.shares
         return cls(
             info=replace(first.info, metrics={}, settings={}),
@@ -235,10 +237,14 @@ def _known(told: Mapping[str, Any]) -> dict[str, Any]:
         "requirements": parse_all(texts(told, "requirements")),
         "reason": text(told, "reason"),
         "created": text(told, "created"),
-        "history": tuple(
-            of_type(before, "history", dict) for before in of_type(told["history"], "history", list)
-        ),
+        "history": tuple(_before(told) for told in of_type(told["history"], "history", list)),
     }
+
+
+def _before(told: Any) -> dict[str, Any]:
+    known = of_type(told, "history", dict)
+    about = {name: text(known, name) for name in ("reason", "created")}
+    return {**about, "runs": integer(known["runs"], "runs", least=1)}
 
 
 def _run_of(told: Mapping[str, Any]) -> GoodRun:
@@ -263,6 +269,7 @@ def _numbers_of(path: Path, known: Mapping[str, Any], created: str) -> dict[str,
         per_run: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float64, ("R", "N"))
         check_shapes(tensors, {**_SHAPES, **dict.fromkeys(regions, per_run)})
         check_parts(tensors, ["profiles", *regions])
+        check_wholes(tensors, "profiles")
         if about.get("created") != created:
             raise ValueError(f"it is not of the same reference as {REFERENCE_FILE}")
         if tensors["profiles"].shape[:2] != (len(known["runs"]), len(info.images)):
@@ -305,6 +312,15 @@ def _refuse_copies(profiles: Tensor, runs: Sequence[Run]) -> None:
                 )
 
 
+def _refuse_empty(profiles: Tensor, runs: Sequence[Run]) -> None:
+    for run, empty in zip(runs, profiles.sum(dim=(2, 3)).isnan(), strict=True):
+        if 2 * int(empty.sum()) >= len(empty):
+            raise RecordError(
+                f"{run.folder} cannot be a good run: {int(empty.sum())} of {len(empty)} maps of "
+                "its last observation are all zero or not finite"
+            )
+
+
 def _good_run(run: Run, epoch: int, caption: str) -> GoodRun:
     info = run.info
     return GoodRun(
@@ -320,7 +336,8 @@ def _good_run(run: Run, epoch: int, caption: str) -> GoodRun:
 
 def _mean_map(maps: Sequence[Tensor]) -> Tensor:
     """The mean of maps of equal mass, over its peak, which is what pictures show."""
-    sums = [m.float() / m.float().sum(dim=(1, 2), keepdim=True).clamp(min=1e-12) for m in maps]
+    alike = at_one_size(*(m.float() for m in maps))
+    sums = [m / m.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12) for m in alike]
     mean = torch.stack(sums).nanmean(dim=0).nan_to_num()
     peaks = mean.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     return (mean / peaks).half()

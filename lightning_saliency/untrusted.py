@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 SCHEMA = 1  # of all files; raised when a reader of the old ones would misread the new
-MISFITS = (KeyError, TypeError, ValueError)
+MISFITS = (KeyError, TypeError, ValueError, RecursionError)
 
 T = TypeVar("T")
 Shapes = Mapping[str, tuple[torch.dtype, tuple[str | int, ...]]]
@@ -48,6 +48,14 @@ def check_parts(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
         tensor = tensors[name]
         if not bool(((tensor >= 0) & (tensor <= 1 + 1e-9) | tensor.isnan()).all()):
             raise ValueError(f"`{name}` has values outside of 0 to 1")
+
+
+def check_wholes(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Refuse profiles whose parts are no whole: of sum 1, or all NaN."""
+    profiles = tensors[name].flatten(-2)
+    whole = (profiles.sum(dim=-1) - 1).abs() < 1e-6
+    if not bool((whole | profiles.isnan().all(dim=-1)).all()):
+        raise ValueError(f"`{name}` has a profile whose sum is not 1")
 
 
 def text(told: Mapping[str, Any], name: str) -> str:

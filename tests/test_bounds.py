@@ -59,3 +59,14 @@ def test_a_share_of_nothing_has_bounds():
     low, high = share_bounds([0.0, 0.0, 0.0], 0.99)
     assert low == 0  # the next run of the same kind has none either
     assert high == pytest.approx(1e-6)
+
+
+def test_shares_as_far_apart_as_can_be_have_bounds():
+    assert share_bounds([0.0, 0.0, 1.0], 0.99999) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 1 / 3, 0.7, 1.0])
+def test_equal_shares_allow_the_same_once_more(share):
+    low, high = share_bounds([share] * 3, 0.99)
+    assert low <= share <= high
+    assert high - low < 1e-8
