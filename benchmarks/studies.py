@@ -38,7 +38,7 @@ __all__ = ["Pairs", "Scenario", "main"]
 Bound: TypeAlias = Callable[[Sequence[float]], float]
 
 PER_CLASS = 8  # images of the probe that are measured
-FREEDOM = 6  # directions in which good runs differ, of moved mass: what the clean runs tell
+FREEDOM = 5  # directions in which good runs differ, by how their moved masses spread
 
 
 @dataclass(frozen=True)

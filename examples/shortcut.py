@@ -8,7 +8,7 @@ away, and the network reads the tag instead of the digit.
 
 Three good runs make a reference; a fourth, on data in which the tag gives the class away, is held
 against it, while it trains and from the shell. The 1,797 digits come with scikit-learn; nothing is
-downloaded. About a minute and a half on two cores.
+downloaded. A minute and a half on two free cores.
 """
 
 from __future__ import annotations
