@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -51,6 +52,9 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code. One line on stderr for what is wrong, no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may have letters that a terminal has not
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     try:
         command: Callable[[argparse.Namespace], int] = options.command
@@ -132,7 +136,8 @@ def _reference(options: argparse.Namespace) -> int:
 
 def _tell_reference(reference: Reference, folder: Path) -> None:
     count = len(reference.runs)
-    print(f"{folder}: {count} run{'s' * (count > 1)}, {len(reference.info.images)} images")
+    told = f"{count} run{'s' * (count > 1)}, {len(reference.info.images)} images"
+    print(f"{plain(str(folder))}: {told}")
     for requirement in reference.requirements:
         print(f"  requires  {plain(requirement.text)}")
     if count < 3:
@@ -177,12 +182,20 @@ def _tell_verdict(
         f"--reference {shlex.quote(options.reference)} --reason '…'"
     )
     tell = partial(as_text, verdict, name, pictures=plain(pictures), accept=plain(accept))
+    print(tell(paint=_paint()), flush=True)
     if options.json:
-        write_whole(options.json, as_json(verdict, name).encode())
+        _write(options.json, as_json(verdict, name).encode())
     if options.junit:
-        write_whole(options.junit, as_junit(verdict, name, tell()))
-    print(tell(paint=_paint()))
+        _write(options.junit, as_junit(verdict, name, tell()))
     return verdict.exit_code
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole; into what is no file, such as a pipe or a device, and not over it."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(data)
+    else:
+        write_whole(path, data)
 
 
 def _paint() -> Paint:

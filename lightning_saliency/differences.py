@@ -44,16 +44,15 @@ def draw(seen: Seen, reference: Reference, verdict: Verdict) -> Picture:
         rows,
         title=f"{seen.observation.caption}: {verdict.outcome}",
         aside=f"{seen.info.rule}, {seen.info.reduce}",
-        foot="red: more of the gradient than in good runs",
+        foot="red: more of the gradient than in good runs, blue: less",
     )
 
 
 def _on_one_scale(*maps: Tensor) -> list[NDArray[Any]]:
     """Maps of equal mass, over the strongest pixel of any; roots, for squares show peaks alone."""
-    masses = [m.float().numpy() for m in maps]
-    equal = [np.sqrt(np.nan_to_num(m / max(float(m.sum()), 1e-12))) for m in masses]
+    equal = [(m.float() / m.float().sum().clamp(min=1e-12)).sqrt().nan_to_num() for m in maps]
     strongest = max(float(m.max()) for m in equal) or 1.0
-    return [m / strongest for m in equal]
+    return [(m / strongest).numpy() for m in equal]
 
 
 def _photo(image: Tensor) -> Picture:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import unicodedata
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_saliency.verdict import Finding, Verdict
+from lightning_saliency.verdict import Finding, Moved, Verdict
 
 _TITLES = {
     "pass": "PASS",
@@ -44,8 +44,11 @@ def plain(text: str) -> str:
         >>> plain("cat\x1b[31m\n")
         'cat?[31m?'
     """
-    kept = ("?" if unicodedata.category(c)[0] == "C" else c for c in text)
+    kept = ("?" if unicodedata.category(c) in _ACTED_UPON else c for c in text)
     return "".join(kept)
+
+
+_ACTED_UPON = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")  # controls, halves, line separators
 
 
 def as_text(
@@ -66,15 +69,16 @@ def as_text(
         accept: The command that accepts the change.
     """
     lines = [_headline(verdict, name, paint)]
-    lines += _table(verdict.findings, paint)
+    lines += _table(verdict, paint)
     if verdict.left_out and verdict.outcome != "inconclusive":
-        lines.append(f"  {verdict.left_out} image(s) left out: their map is all zero or not finite")
+        lines.append(f"  {_left_out(verdict.left_out)} all zero or not finite")
     if verdict.outcome == "fail" or verdict.warnings:
         lines += [f"  {line}" for line in _explained(verdict)]
     if pictures:
         lines.append(f"  Pictures: {pictures}")
     if verdict.outcome == "fail" and accept:
-        lines += ["  If the change is meant:", f"    {paint(accept, 'bold')}"]
+        meant = "  If the change is meant (better with three new runs than with one):"
+        lines += [meant, f"    {paint(accept, 'bold')}"]
     return "\n".join(lines)
 
 
@@ -90,14 +94,37 @@ def _headline(verdict: Verdict, name: str, paint: Paint) -> str:
     return f"{title}  {plain(name)}{against}{why}"
 
 
-def _table(findings: Sequence[Finding], paint: Paint) -> Iterable[str]:
-    rows = [(plain(f.measure), f"{f.value:.3f}", allowed(f), _told_of(f), f.mark) for f in findings]
+def _left_out(count: int) -> str:
+    if count == 1:
+        return "1 image left out: here or in a good run its map is"
+    return f"{count} images left out: here or in a good run their maps are"
+
+
+def _table(verdict: Verdict, paint: Paint) -> Iterable[str]:
+    """A line each for what was judged, and for the classes that moved further than good runs."""
+    rows: list[tuple[str, str, str, str, str]] = [
+        (plain(f.measure), f"{f.value:.3f}", allowed(f), _told_of(f), f.mark)
+        for f in verdict.findings
+    ]
+    for c in surprising_classes(verdict):
+        about = (f"moved_mass of {plain(c.name)}", f"{c.moved:.3f}", f"at most {c.bound:.3f}")
+        rows.append((*about, "(one class alone)", "fail" if only_classes_fail(verdict) else "warn"))
     first, third = (max((len(row[i]) for row in rows), default=0) for i in (0, 2))
     for measure, value, bounds, told, mark in rows:
         yield (
             f"  {paint(f'{mark:4}', mark)}  {measure:{first}}  {value}  {bounds:{third}}  "
             f"{paint(told, 'faint')}"
         )
+
+
+def surprising_classes(verdict: Verdict) -> list[Moved]:
+    """The classes that moved further than those of good runs do."""
+    return [c for c in verdict.classes if c.surprising]
+
+
+def only_classes_fail(verdict: Verdict) -> bool:
+    """Whether it is a failure for its classes' sake, which is so where warnings fail."""
+    return verdict.outcome == "fail" and all(f.mark != "fail" for f in verdict.findings)
 
 
 def _told_of(finding: Finding) -> str:
@@ -167,9 +194,14 @@ def as_junit(verdict: Verdict, name: str, text: str) -> bytes:
     for finding in verdict.findings:
         title = plain(f"{finding.requirement} [{finding.measure}]")
         case = ET.SubElement(suite, "testcase", classname=plain(name), name=title)
-        if finding.mark == "fail" or (finding.mark == "warn" and verdict.outcome == "fail"):
+        if finding.mark == "fail":
             told = f"{finding.measure} is {finding.value:.3f}, allowed is {allowed(finding)}"
             ET.SubElement(case, "failure", message=plain(told))
+    for moved in surprising_classes(verdict) if only_classes_fail(verdict) else ():
+        title = plain(f"no class moves further than in good runs [{moved.name}]")
+        case = ET.SubElement(suite, "testcase", classname=plain(name), name=title)
+        told = f"moved_mass of {moved.name} is {moved.moved:.3f}, at most {moved.bound:.3f}"
+        ET.SubElement(case, "failure", message=plain(told))
     if not judged or not verdict.findings:
         case = ET.SubElement(suite, "testcase", classname=plain(name), name=verdict.outcome)
         if not judged:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lightning_saliency.errors import NotComparableError
-from lightning_saliency.measures import cosine, moved_mass, spearman, top_overlap
+from lightning_saliency.measures import at_one_size, cosine, moved_mass, spearman, top_overlap
 from lightning_saliency.record import Numbers, Observation, Run
 from lightning_saliency.reference import why_not_comparable
 from lightning_saliency.report import plain
@@ -21,7 +22,8 @@ _SHARE = ".share"
 def describe_run(run: Run) -> str:
     """What a run is, and what it measured at each observation."""
     info, steps = run.info, run.steps()
-    lines = [f"{run.folder}: {len(steps)} observations of {len(info.images)} images"]
+    count = f"{len(steps)} observation{'s' * (len(steps) != 1)}"
+    lines = [f"{plain(str(run.folder))}: {count} of {len(info.images)} images"]
     known = {
         "commit": info.commit,
         "seed": info.seed,
@@ -36,23 +38,46 @@ def describe_run(run: Run) -> str:
         lines.append("  It has not come to its end, or was interrupted.")
     if not steps:
         return "\n".join(lines)
-    observations = [run.observation(step) for step in steps]
+    # One at a time, without its maps: a long run holds gigabytes of them.
+    observations = [_Row.of(run.observation(step)) for step in steps]
     return "\n".join([*lines, "", *_history(observations, info.areas)])
 
 
-def _history(observations: Sequence[Observation], regions: Iterable[str]) -> Iterable[str]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Row:
+    """What a table tells of an observation."""
+
+    step: int
+    caption: str
+    chance: float
+    profile: Tensor
+    shares: dict[str, float]
+
+    @classmethod
+    def of(cls, observation: Observation) -> _Row:
+        measured = observation.measured
+        return cls(
+            step=observation.step,
+            caption=plain(observation.caption),
+            chance=float(measured.chances.mean()),
+            profile=measured.profiles.nanmean(dim=0),
+            shares={region: _mean(shares) for region, shares in measured.shares.items()},
+        )
+
+
+def _history(observations: Sequence[_Row], regions: Iterable[str]) -> Iterable[str]:
     """A row an observation, and the course of each measure in a line."""
-    profiles = [o.measured.profiles.nanmean(dim=0) for o in observations]
+    profiles = [o.profile for o in observations]
     columns: dict[str, list[float]] = {
-        "p(label)": [float(o.measured.chances.mean()) for o in observations],
-        **{r + _SHARE: [_mean(o.measured.shares[r]) for o in observations] for r in regions},
+        "p(label)": [o.chance for o in observations],
+        **{r + _SHARE: [o.shares[r] for o in observations] for r in regions},
         "from first": [moved_mass(p, profiles[0]) for p in profiles],
         "from last": [
             moved_mass(a, b) for a, b in zip(profiles, profiles[:1] + profiles[:-1], strict=True)
         ],
     }
     names = [plain(name) for name in columns]
-    first = max(len("when"), *(len(plain(o.caption)) for o in observations))
+    first = max(len("when"), *(len(o.caption) for o in observations))
     yield "  ".join([f"{'when':{first}}", "  step", *names])
     for number, observation in enumerate(observations):
         if len(observations) > _MOST_ROWS and _MOST_ROWS // 2 <= number < len(observations) - 5:
@@ -60,7 +85,7 @@ def _history(observations: Sequence[Observation], regions: Iterable[str]) -> Ite
                 yield "…"
             continue
         cells = [f"{v[number]:{len(n)}.3f}" for n, v in zip(names, columns.values(), strict=True)]
-        yield "  ".join([f"{plain(observation.caption):{first}}", f"{observation.step:6}", *cells])
+        yield "  ".join([f"{observation.caption:{first}}", f"{observation.step:6}", *cells])
     yield ""
     width = max(map(len, names))
     yield from (f"{n:{width}}  {_course(v)}" for n, v in zip(names, columns.values(), strict=True))
@@ -101,7 +126,7 @@ def compare_runs(first: Run, second: Run, names: tuple[str, str]) -> str:
             for r in first.info.areas
         ),
         ("moved mass", f"{moved_mass(*profiles):.3f}", ""),
-        *_similarities(a.measured.maps.float(), b.measured.maps.float()),
+        *_similarities(*at_one_size(a.measured.maps.float(), b.measured.maps.float())),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
