@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import warnings
@@ -78,6 +79,8 @@ class AttentionCheck:
                 "`patience` of more than 1 needs `start_after`: without, one observation is judged."
             )
         self.reference = _loaded(reference)
+        if self.reference is not None:
+            _check_measured_alike(self.reference, rule, reduce)
         if rule != "gradient":
             warnings.warn(
                 f"a check on {rule!r} lets much pass: such maps show the image more than the model "
@@ -111,6 +114,15 @@ def _loaded(reference: Reference | str | Path | None) -> Reference | None:
     )
 
 
+def _check_measured_alike(reference: Reference, rule: Rule, reduce: Reduce) -> None:
+    measured = reference.info.rule, reference.info.reduce
+    if measured != (rule, reduce):
+        raise ValueError(
+            f"`rule` and `reduce` must be those that the reference was measured by, {measured}, "
+            f"got {(rule, reduce)}: nothing else can be compared with it."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A comparison of a metric with a number.
@@ -133,14 +145,15 @@ class Condition:
         """
         found = _CONDITION.fullmatch(text) if isinstance(text, str) else None
         try:
-            if found is not None:
-                return cls(found["metric"], found["relation"], float(found["number"]))
+            number = float(found["number"]) if found is not None else math.nan
         except ValueError:
-            pass
-        raise ValueError(f"`start_after` must read like 'val_acc>0.8', got {text!r}.")
+            number = math.nan
+        if found is None or not math.isfinite(number):
+            raise ValueError(f"`start_after` must read like 'val_acc>0.8', got {text!r}.")
+        return cls(found["metric"], found["relation"], number)
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.relation}{self.number:g}"
+        return f"{self.metric}{self.relation}{self.number:.12g}"
 
     def holds(self, metrics: Numbers) -> bool:
         """Whether it holds; not where the metric is not there."""
