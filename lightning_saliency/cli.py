@@ -130,11 +130,11 @@ def _reference(options: argparse.Namespace) -> int:
         )
     reference = Reference.from_runs(options.runs, options.require or DEFAULT, reason=options.reason)
     reference.save(output)
-    _tell_reference(reference, output)
+    _tell_reference(reference, output, options.runs)
     return 0
 
 
-def _tell_reference(reference: Reference, folder: Path) -> None:
+def _tell_reference(reference: Reference, folder: Path, runs: Sequence[str]) -> None:
     count = len(reference.runs)
     told = f"{count} run{'s' * (count > 1)}, {len(reference.info.images)} images"
     print(f"{plain(str(folder))}: {told}")
@@ -142,6 +142,9 @@ def _tell_reference(reference: Reference, folder: Path) -> None:
         print(f"  requires  {plain(requirement.text)}")
     if count < 3:
         print("  Fewer than three runs tell no spread: what would fail is only warned of.")
+    for run in runs:
+        if not open_run(run).info.finished:
+            print(f"  {plain(run)} has not come to its end, or was interrupted.")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -214,7 +217,7 @@ def _approve(options: argparse.Namespace) -> int:
     requirements = [requirement.text for requirement in before.requirements]
     after = Reference.from_runs(options.runs, requirements, reason=options.reason)
     after.following(before).save(folder)
-    _tell_reference(after, folder)
+    _tell_reference(after, folder, options.runs)
     return 0
 
 

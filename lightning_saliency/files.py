@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightning_saliency.errors import RecordError
 
-MAX_JSON = 4_000_000  # bytes: a thousand classes and images take a tenth of that
+MAX_JSON = 2_000_000  # bytes: a thousand classes and images take a fifth of that
 MAX_TENSORS = 500_000_000  # bytes: a thousand images of ten classes take two fifths of that
 _LONGEST = 120  # bytes of a name that comes from data; file systems allow 255, with suffixes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -87,6 +88,14 @@ def test_every_exit_code_from_the_shell(place):
         assert process.returncode == code, err
         assert told in (err if code == 2 else out)
         assert err.count("\n") == (code == 2), err
+
+
+def test_letters_that_a_terminal_has_not_are_question_marks(place, monkeypatch):
+    few = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", few)
+    assert main(["check", "bad", "--reference", "ref"]) == 1
+    few.flush()
+    assert b"good runs: 0.055 ? 0.009" in few.buffer.getvalue()
 
 
 # --- colours
@@ -287,6 +296,14 @@ def test_a_run_that_goes_on_is_told_to(place, capsys):
     code, told, _ = run(capsys, "check", "on", "--reference", "ref")
     assert code == 0
     assert told.startswith("PASS  on at epoch 1, of a run that has not come to its end, against")
+
+
+def test_a_reference_of_a_run_that_goes_on_says_so(place, capsys):
+    record(Path("on"), 7, finished=False)
+    code, told, _ = run(capsys, "reference", "good_0", "good_1", "on", "-o", "made")
+    assert code == 0
+    assert told.endswith("  on has not come to its end, or was interrupted.\n")
+    assert told.count("not come to its end") == 1
 
 
 # --- what it writes

@@ -6,6 +6,7 @@ and checked by the command line, which must come to a verdict or a line of its o
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from lightning_saliency.record import (
     PHOTOS_FILE,
     RUN_FILE,
     open_run,
+    read_info,
     read_observation,
     read_photos,
 )
@@ -69,6 +71,25 @@ def test_twenty_thousand_damaged_files(reader, place, capsys):
     with capsys.disabled():
         print(f"\n{reader}: {dict(found)}")
     assert found["refused"] + found["read"] >= FILES // len(READERS)
+
+
+def test_a_file_of_nothing_but_brackets_takes_little_memory(tmp_path):
+    """Two bytes of JSON may become an object of sixty-four."""
+    record(tmp_path)
+    path = tmp_path / "saliency" / RUN_FILE
+    told = json.loads(path.read_text())
+    for brackets in ("[]", "{}"):
+        filler = ",".join([brackets] * 650_000)
+        path.write_text(
+            json.dumps(told | {"settings": {"x": 0}}).replace('"x": 0', f'"x": [{filler}]')
+        )
+        lowest = reset_peak()
+        assert outcome(lambda p: open_run(p.parent), path, (RecordError,)) is None
+        assert peak() - lowest < 1.5 * MEMORY, peak() - lowest
+    path.write_text(f"[{','.join(['[]'] * 1_000_000)}]")
+    lowest = reset_peak()
+    assert "more than the 2,000,000 that are read" in outcome(read_info, path, (RecordError,))
+    assert peak() - lowest < MEMORY // 10
 
 
 def fuzz(reader: str, place: Path, capsys: pytest.CaptureFixture[str], count: int) -> Counter[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -426,3 +427,33 @@ def test_one_image_of_one_class_is_judged_like_any_other():
     assert [f.measure for f in verdict.findings] == ["moved_mass", "a.share.share"]
     assert finding(verdict).value == pytest.approx(0.4)
     assert finding(verdict, "a.share.share").mark == "pass"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 5])
+def test_of_a_hundred_good_runs_one_fails_or_none(count):
+    """What the bounds promise, of all of them together and of the classes together."""
+    torch.manual_seed(0)
+    base = torch.distributions.Dirichlet(torch.full((64,), 0.3).double()).sample((4,))
+
+    def draw() -> tuple[Tensor, Tensor]:
+        """The profiles and shares of a run; runs differ as a whole, and in each image."""
+        noise = 0.35 * torch.randn(64).double() + 0.4 * torch.randn(4, 64).double()
+        parts = base * noise.exp()
+        grid = (parts / parts.sum(dim=1, keepdim=True)).view(4, 8, 8)
+        return grid, grid[:, 2:6, 2:6].sum(dim=(1, 2))
+
+    failed = surprising = 0
+    good, run = reference(even(*[0.5] * count)), seen([0.5] * 4)
+    for _ in range(600):
+        drawn = [draw() for _ in range(count)]
+        grids, shares = (torch.stack([each[part] for each in drawn]) for part in (0, 1))
+        held_to = replace(good, profiles=grids, shares={"object": shares})
+        grid, share = draw()
+        measured = replace(run.observation.measured, profiles=grid, shares={"object": share})
+        new = replace(run, observation=replace(run.observation, measured=measured))
+        verdict = held(new, held_to, DEFAULT)
+        failed += verdict.outcome == "fail"
+        surprising += any(c.surprising for c in verdict.classes)
+    assert failed <= 12
+    assert surprising <= 12
