@@ -42,7 +42,7 @@ def draw(seen: Seen, reference: Reference, verdict: Verdict) -> Picture:
         )
     return sheet(
         rows,
-        title=f"{seen.observation.caption}: {verdict.outcome}",
+        title=f"{verdict.outcome}: {seen.observation.caption}",
         aside=f"{seen.info.rule}, {seen.info.reduce}",
         foot="red: more of the gradient than in good runs, blue: less",
     )

@@ -21,6 +21,7 @@ _TITLES = {
 _COLOURS = {"pass": "32", "fail": "31", "warn": "33", "faint": "2", "bold": "1"}
 _WORST = 3  # classes that are named
 _ACCURATE = 3  # metrics that are named
+_LONGEST = 60  # letters of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,11 @@ def _headline(verdict: Verdict, name: str, paint: Paint) -> str:
     return f"{title}  {plain(name)}{against}{why}"
 
 
+def _short(name: str) -> str:
+    """The name of a class or an image, so that a line stays one."""
+    return plain(name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…")
+
+
 def _left_out(count: int) -> str:
     if count == 1:
         return "1 image left out: here or in a good run its map is"
@@ -107,7 +113,7 @@ def _table(verdict: Verdict, paint: Paint) -> Iterable[str]:
         for f in verdict.findings
     ]
     for c in surprising_classes(verdict):
-        about = (f"moved_mass of {plain(c.name)}", f"{c.moved:.3f}", f"at most {c.bound:.3f}")
+        about = (f"moved_mass of {_short(c.name)}", f"{c.moved:.3f}", f"at most {c.bound:.3f}")
         rows.append((*about, "(one class alone)", "fail" if only_classes_fail(verdict) else "warn"))
     first, third = (max((len(row[i]) for row in rows), default=0) for i in (0, 2))
     for measure, value, bounds, told, mark in rows:
@@ -152,10 +158,10 @@ def _explained(verdict: Verdict) -> Iterable[str]:
         chances = f"{hidden.before:.3f} with it, {hidden.after:.3f} without"
         yield f"Hiding it {verb} the probability of the label: {chances}"
     if verdict.classes:
-        told = ", ".join(f"{plain(c.name)} ({c.moved:.2f})" for c in verdict.classes[:_WORST])
+        told = ", ".join(f"{_short(c.name)} ({c.moved:.2f})" for c in verdict.classes[:_WORST])
         yield f"Classes that moved most: {told}"
     if verdict.images:
-        told = ", ".join(f"{plain(i.name)} ({i.moved:.2f})" for i in verdict.images[:_WORST])
+        told = ", ".join(f"{_short(i.name)} ({i.moved:.2f})" for i in verdict.images[:_WORST])
         yield f"Images that moved most: {told}"
     if told := _accuracy(verdict):
         yield told

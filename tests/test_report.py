@@ -193,6 +193,13 @@ def test_letters_stay_as_they_are(text):
     assert plain(text) == text
 
 
+def test_long_names_leave_lines_that_can_be_read():
+    long = tuple(Moved("W" * 5000, i, 0.9, 0.1) for i in range(2))
+    told = as_text(replace(FAIL, classes=long, images=long), "v3")
+    assert max(map(len, told.splitlines())) < 200
+    assert f"moved_mass of {'W' * 59}…  0.900" in told
+
+
 def test_names_cannot_break_the_xml():
     suite = ET.fromstring(as_junit(HOSTILE, EVIL, as_text(HOSTILE, EVIL) + EVIL))
     assert [c.tag for c in suite] == ["testcase", "system-out"]
