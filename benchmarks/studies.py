@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lightning_saliency.bounds import CONFIDENCE, moved_mass_bound
 from lightning_saliency.files import read_tensors
-from lightning_saliency.judge import Seen, judge
+from lightning_saliency.judge import MOST_CHANGED, Seen, judge
 from lightning_saliency.measures import moved_mass, profile, profiles, share, spearman
 from lightning_saliency.record import Measured, Observation, RunInfo
 from lightning_saliency.reference import GoodRun, Reference, left_out_moves
@@ -38,6 +38,7 @@ __all__ = ["Pairs", "Scenario", "main"]
 Bound: TypeAlias = Callable[[Sequence[float]], float]
 
 PER_CLASS = 8  # images of the probe that are measured
+LEAST_CHANGED = 0.02  # of a share, to be something
 FREEDOM = 5  # directions in which good runs differ, by how their moved masses spread
 
 
@@ -119,12 +120,6 @@ def tell_measures(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
     """What each kind of run measures, mean ± standard deviation."""
     cue, thing = scenario.cue, scenario.object
     inside = scenario.probe.masks[thing][first_of_each(scenario.probe.labels, PER_CLASS)]
-    clean = runs["clean"]
-
-    def moved(looks: Looks) -> float:
-        others = [other for other in clean if other is not looks]
-        return statistics.fmean(moved_mass(looks.profile, other.profile) for other in others)
-
     measures: dict[str, Callable[[Looks], float]] = {
         "accuracy on data like the training data": lambda run: run.about["accuracy"],
         f"accuracy with the {cue} randomised": lambda run: run.about["randomised"],
@@ -133,18 +128,24 @@ def tell_measures(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
         ),
         f"{thing} share, gradient squared": lambda run: run.seen.share(thing),
         f"{cue} share, gradient squared": lambda run: run.seen.share(cue),
-        "moved mass against a clean run": moved,
         f"p(label) lost when the {cue} is hidden": lambda run: float(run.maps["lost"].mean()),
     }
-    areas = clean[0].seen.info.areas
+    areas = runs["clean"][0].seen.info.areas
     print(", ".join(f"area share of the {name} {area:.3f}" for name, area in areas.items()) + "\n")
-    tell(
-        ["", *(f"{kind} ({len(mine)})" for kind, mine in runs.items())],
-        (
-            [name, *(mean_sd(map(of, mine)) for mine in runs.values())]
-            for name, of in measures.items()
-        ),
-    )
+    rows = [
+        [name, *(mean_sd(map(of, mine)) for mine in runs.values())] for name, of in measures.items()
+    ]
+    for name in ("squared", "contributions"):
+        pairs = [moves_from_clean(runs["clean"], mine, name) for mine in runs.values()]
+        rows.append([f"moved mass against a clean run, {name}", *map(spread, pairs)])
+    tell(["", *(f"{kind} ({len(mine)})" for kind, mine in runs.items())], rows)
+
+
+def moves_from_clean(clean: Sequence[Looks], mine: Sequence[Looks], name: str) -> list[float]:
+    """Of each pair of a clean run and another."""
+    before = [(run, profile(run.maps[name])) for run in clean]
+    after = [(run, profile(run.maps[name])) for run in mine]
+    return [moved_mass(p, q) for run, p in before for other, q in after if run is not other]
 
 
 def tell_rates(
@@ -249,14 +250,19 @@ def tell_starts(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
 
 ABOUT_THEM = ["accuracy", "cue randomised", "p(label) lost, cue hidden"]
 AGAINST_START = [
-    *("moved mass", "warned of moved mass", "warned of shares", "strict, no mask"),
+    *("moved mass, squared", "moved mass, contributions"),
+    *("warned of moved mass", "fails under --strict, no mask", "warned of shares"),
+    "of shares that changed by .02 at least",
     *("guided maps alike", "squared gradients alike"),
 ]
 
 
 def against_start(pairs: Sequence[tuple[Looks, Looks]]) -> list[str]:
     """Moved mass, verdicts on a reference of one run, rank correlation of the maps."""
-    moved = [moved_mass(now.profile, start.profile) for now, start in pairs]
+
+    def moved(name: str) -> list[float]:
+        profiles = ((profile(run.maps[name]) for run in pair) for pair in pairs)
+        return [moved_mass(now, start) for now, start in profiles]
 
     def verdicts(required: Sequence[str], strict: bool = False) -> list[Verdict]:
         sentences = parse_all(required)
@@ -265,9 +271,11 @@ def against_start(pairs: Sequence[tuple[Looks, Looks]]) -> list[str]:
 
     no_mask, shares = DEFAULT
     return [
-        f"{mean_sd(moved)} ({min(moved):.3f} to {max(moved):.3f})",
-        *(rate([bool(v.warnings) for v in verdicts([kind])]) for kind in (no_mask, shares)),
+        *(spread(moved(name)) for name in ("squared", "contributions")),
+        rate([bool(v.warnings) for v in verdicts([no_mask])]),
         rate([v.outcome == "fail" for v in verdicts([no_mask], strict=True)]),
+        rate([bool(v.warnings) for v in verdicts([shares])]),
+        rate([any(map(clearly_changed, shares_of(*pair))) for pair in pairs]),
         *(
             mean_sd(float(spearman(now.maps[of], start.maps[of]).nanmean()) for now, start in pairs)
             for of in ("guided", "squared")
@@ -275,11 +283,25 @@ def against_start(pairs: Sequence[tuple[Looks, Looks]]) -> list[str]:
     ]
 
 
+def shares_of(now: Looks, start: Looks) -> list[tuple[float, float]]:
+    return [(now.seen.share(region), start.seen.share(region)) for region in now.seen.info.areas]
+
+
+def clearly_changed(shares: tuple[float, float]) -> bool:
+    """Whether a share changed by more than half, and by so much that it is something."""
+    now, start = shares
+    return abs(now - start) > max(MOST_CHANGED * start, LEAST_CHANGED)
+
+
 def mean_sd(values: Iterable[float]) -> str:
     known = list(values)
     if len(known) < 2:
         return "–"
     return f"{statistics.fmean(known):.3f} ± {statistics.stdev(known):.3f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{mean_sd(values)} ({min(values):.3f} to {max(values):.3f})" if values else "–"
 
 
 def rate(failed: Sequence[bool]) -> str:
@@ -332,6 +354,9 @@ def report(scenario: Scenario, cache: Path) -> None:
     tell_alternatives(scratch, (3, 5))
     print("Runs that went on from another, against that one alone:\n")
     tell_starts(scenario, runs)
+    print("Fine-tuned runs, against references of those that were fine-tuned on clean data:\n")
+    tuned = {"clean": runs["tuned-clean"], "tuned-always": runs["tuned-always"]}
+    tell_alternatives(tuned, (3,))
     for per_class in (1, 2, 4, 20):
         print(f"{per_class} probe images a class, not {PER_CLASS}:\n")
         fewer = of_scratch(read_all(scenario, cache, per_class))
