@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -149,7 +149,8 @@ class SaliencyWatch:
         self._observer: Observer | None = None
         self._epoch = self._told_epoch = -1  # that is trained; that monitors were told of
         self._steps_done = 0  # by the optimizers, at the last look
-        self._sharded = self._warned = False
+        self._sharded = False
+        self._warned: set[str] = set()  # of what failed
         self._info: RunInfo | None = None
         self._past: int | None = None  # the last step of it
         self._gate = None if self.check is None else Gate(self.check)
@@ -220,23 +221,23 @@ class SaliencyWatch:
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Observe the trained model, if that is still to be done; draw, write down, judge."""
-        if self._logbook.changed:
-            step = current_step(trainer) - 1
-            self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
-        self._draw_filmstrips()
-        self._end_record(trainer, finished=True)
-        self._judge(trainer, pl_module, last=True)
+        _in_turn(
+            lambda: self._observe_last(trainer, pl_module),
+            lambda: self._conclude(trainer, finished=True),
+            lambda: self._judge(trainer, pl_module, last=True),
+        )
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Draw the film strips also of a training that is interrupted by hand."""
         if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
-            self._draw_filmstrips()
-            self._end_record(trainer, finished=False)
+            self._conclude(trainer, finished=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The probe and what was seen of it so far; tensors and primitives only."""
         probe = None if self.probe is None else self.probe.state()
-        return {"probe": probe, "shown": self.options.shown, **self._logbook.state()}
+        gate = None if self._gate is None else self._gate.state()
+        known = {"probe": probe, "shown": self.options.shown, "gate": gate}
+        return {**known, **self._logbook.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the run that is resumed left off, with its probe."""
@@ -246,7 +247,10 @@ class SaliencyWatch:
         stored = state_dict["probe"] and ProbeBatch.from_state(state_dict["probe"])
         if self.probe is None:
             self.probe = stored
-        for then, now in self._other_than(stored, state_dict["shown"]):
+        others = list(self._other_than(stored, state_dict["shown"]))
+        if self._gate is not None and not others:
+            self._gate.go_on(state_dict["gate"])
+        for then, now in others:
             self._say(
                 f"the run that is resumed had {then}; the pictures of {self.name!r} begin anew "
                 f"with {now}."
@@ -292,6 +296,11 @@ class SaliencyWatch:
             self._prepare(trainer, pl_module)
             self._observe(trainer, pl_module, caption, current_step(trainer))
 
+    def _observe_last(self, trainer: Any, pl_module: Any) -> None:
+        if self._logbook.changed:
+            step = current_step(trainer) - 1
+            self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
+
     def _observe_epoch(self, trainer: Any, pl_module: Any, step: int) -> None:
         if not self.schedule.due_epoch(self._epoch):
             return
@@ -317,13 +326,18 @@ class SaliencyWatch:
     def _observe(self, trainer: Any, pl_module: Any, caption: str, step: int) -> None:
         if self._observer is None:
             return
-        with self._tolerant(f"observing the model ({caption})"):
+        self._seen = None  # what was seen before is not of the model as it is now
+        with self._tolerant("observing the model", caption):
             if self._info is None:
                 told = {**self.options.told, **self.schedule.told}
                 self._info = begin_record(self._observer, self.name, told, after=self._past)
             step = self._logbook.turn_page(step)
             model = callable_model(trainer, pl_module)
             self._seen = self._observer.observe(model, caption, step, epoch=self._epoch)
+
+    def _conclude(self, trainer: Any, *, finished: bool) -> None:
+        """Draw the film strips, and write down how the run ended."""
+        _in_turn(self._draw_filmstrips, lambda: self._end_record(trainer, finished=finished))
 
     def _draw_filmstrips(self) -> None:
         if self._observer is None:
@@ -334,10 +348,11 @@ class SaliencyWatch:
                 rank_zero_info(_FILES.format(self._observer.files_at))
 
     def _end_record(self, trainer: Any, *, finished: bool) -> None:
-        if self._observer is None or self._observer.recorder is None:
+        if self._observer is None:
             return
         with self._tolerant("writing down how the run ended"):
-            self._observer.recorder.end(self._metrics(trainer), finished=finished)
+            # On every rank, for metrics that are of all ranks are brought together only now.
+            self._observer.end_record(self._metrics(trainer), finished=finished)
 
     def _metrics(self, trainer: Any) -> dict[str, float]:
         ours = [c.name for c in trainer.callbacks if isinstance(c, SaliencyWatch)]
@@ -345,57 +360,85 @@ class SaliencyWatch:
 
     def _judge(self, trainer: Any, pl_module: Any, *, last: bool) -> None:
         """Hold what was seen last against the check, where that is due, and act on the verdict."""
-        gate, seen, observer, info = self._gate, self._seen, self._observer, self._info
-        if gate is None or seen is None or observer is None or info is None:
+        gate, observer = self._gate, self._observer
+        if gate is None or observer is None:
             return
-        verdict = None
+        verdict = seen = None
         with self._tolerant("checking where the model looks"):
             # Metrics may differ from rank to rank; what is decided by them must not.
             metrics = observer.ranks.of_first(self._metrics(trainer))
-            if gate.due(metrics, last=last) and gate.judged_at != seen.step:
+            if self._info is not None and self._seen is not None:
+                seen = Seen(self._info, self._seen, metrics)
+            verdict = gate.judge(seen, metrics, last=last)
+        if verdict is not None and seen is not None:
+            # Neither makes the verdict, so that neither can hide it.
+            with self._tolerant("hiding what gained most"):
                 model = callable_model(trainer, pl_module)
-                verdict = gate.judge(
-                    Seen(info, seen, metrics), lambda v: observer.confirm(v, model, seen.measured)
-                )
-                log_verdict(observer, gate.check, Seen(info, seen, metrics), verdict)
+                verdict = observer.confirm(verdict, model, seen.observation.measured)
+            with self._tolerant("drawing what moved"):
+                log_verdict(observer, gate.check, seen, verdict)
         if verdict is not None:
-            self._act_on(verdict, gate, f"{self.name} at {seen.caption}", trainer)
+            self._act_on(verdict, gate, trainer, last=last)
 
-    def _act_on(self, verdict: Verdict, gate: Gate, name: str, trainer: Any) -> None:
-        told = as_text(verdict, name)
+    def _act_on(self, verdict: Verdict, gate: Gate, trainer: Any, *, last: bool) -> None:
+        """Do on all ranks what a verdict asks for, and tell it on one."""
+        told: str = verdict.outcome
+        with self._tolerant("telling what came of the check"):
+            moment = f" at {self._seen.caption}" if self._seen is not None else ""
+            told = as_text(verdict, f"{self.name}{moment}")
+        if gate.shut and gate.check.on_fail == "raise":
+            _in_turn(
+                lambda: None if last else self._conclude(trainer, finished=False),
+                lambda: _raise(SaliencyError(told)),
+            )
+        if gate.shut and gate.check.on_fail == "stop":
+            trainer.should_stop = True
+            told += "\n  Training stops."
         if verdict.outcome == "pass" and not verdict.warnings:
             rank_zero_info(told.splitlines()[0])
-        elif gate.shut and gate.check.on_fail == "raise":
-            raise SaliencyError(told)
-        elif gate.shut and gate.check.on_fail == "stop":
-            self._say(f"{told}\n  Training stops.")
-            trainer.should_stop = True
-        else:
+        elif trainer.is_global_zero:
             self._say(told)
 
     @contextmanager
-    def _tolerant(self, doing: str) -> Iterator[None]:
+    def _tolerant(self, doing: str, when: str = "") -> Iterator[None]:
         """Raise what fails inside with a word on where, or warn of it once and go on."""
         # Loggers draw random numbers too: for names of files, for pauses before they try again.
         with random_streams_kept():
             try:
                 yield
             except Exception as error:
-                self._deal_with(error, doing)
+                self._deal_with(error, doing, when)
 
-    def _deal_with(self, error: Exception, doing: str) -> None:
+    def _deal_with(self, error: Exception, doing: str, when: str) -> None:
         told = f"{type(error).__name__}: {error}"
+        failed = f"{doing} ({when}) failed" if when else f"{doing} failed"
         if self.options.on_error == "raise" and (self._stage == "fit" or self._sharded):
             raise SaliencyError(
-                f"{doing} failed: {told}\nWith `on_error='warn'` training goes on in such a case."
+                f"{failed}: {told}\nWith `on_error='warn'` training goes on in such a case."
             ) from error
-        if not self._warned:
+        if doing not in self._warned:
             what = "training" if self._stage == "fit" else "the run"
-            self._say(f"{doing} failed, {what} goes on: {told}")
-        self._warned = True
+            self._say(f"{failed}, {what} goes on: {told}")
+        self._warned.add(doing)
 
     def _say(self, message: str) -> None:
         warnings.warn(message, SaliencyWarning, stacklevel=3)
+
+
+def _in_turn(*steps: Callable[[], None]) -> None:
+    """Take each step, whatever error the ones before it ended in; then raise it."""
+    if not steps:
+        return
+    try:
+        steps[0]()
+    except Exception:
+        _in_turn(*steps[1:])
+        raise
+    _in_turn(*steps[1:])
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 class SaliencyCallback(SaliencyWatch, pl.Callback):  # noqa: D101

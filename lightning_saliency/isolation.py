@@ -68,7 +68,8 @@ def _cuda_in_use() -> bool:
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     # Flags, not `eval()`: a `train()` overridden to merge weights or freeze layers must not run.
-    modes = [(m, m.training) for m in module.modules()]
+    # Frozen TorchScript has none: it was frozen in eval mode.
+    modes = [(m, m.training) for m in module.modules() if hasattr(m, "training")]
     try:
         for m, _ in modes:
             m.training = False

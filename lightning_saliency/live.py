@@ -70,7 +70,8 @@ def observer_of(
 
     Raises:
         SaliencyError: No logits in what the module returns, or it fails on another rank.
-        ValueError: Targets that the module or the probe does not know, names that collide.
+        ValueError: Targets that the module or the probe does not know, names that collide, or a
+            requirement on a region that the probe has no mask of.
     """
     ranks = Ranks(trainer)
     forward = in_precision_of(trainer, options.forward)
@@ -103,6 +104,10 @@ def observer_of(
 def _gauge_of(probe: ProbeBatch, size: int, check: AttentionCheck | None) -> Gauge:
     if check is None:
         return Gauge.for_probe(probe, size)
+    for requirement in check.requirements:
+        requirement.measures(
+            probe.masks
+        )  # on a region that is not there: not to be told at the end
     classes = check.reference.classes if check.reference else None
     if classes is not None and len(classes) != len(probe):
         classes = None  # of another probe, which the verdict will say
@@ -132,8 +137,9 @@ def begin_record(
 
 
 def log_verdict(observer: Observer, check: AttentionCheck, seen: Seen, verdict: Verdict) -> None:
-    """Log the picture of a verdict that is not clean."""
+    """Log the picture of a verdict that is not clean. Collective."""
     unclean = verdict.outcome == "fail" or bool(verdict.warnings)
-    if observer.log is not None and check.reference is not None and unclean:
-        picture = draw(seen, check.reference, verdict)
-        observer.log_picture("attention/difference", picture, seen.observation.step)
+    with observer.ranks.together("drawing what moved"):
+        if observer.log is not None and check.reference is not None and unclean:
+            picture = draw(seen, check.reference, verdict)
+            observer.log_picture("attention/difference", picture, seen.observation.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from lightning_saliency.occlusion import confirm
 from lightning_saliency.pictures import Artist
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.ranks import Ranks
-from lightning_saliency.record import Measured, Observation
+from lightning_saliency.record import Measured, Numbers, Observation
 from lightning_saliency.recorder import Recorder
 from lightning_saliency.rules import Rule
 from lightning_saliency.snapshot import Snapshot
@@ -53,6 +53,7 @@ class Observer:
         gauge: What is measured.
         recorder: Keeps it on disk; ``None`` where nothing is kept, or another rank does.
         reference: The profile of good runs, ``(8, 8)``, where there are any to compare with.
+        fingerprint: Of the probe.
     """
 
     probe: ProbeBatch
@@ -67,6 +68,10 @@ class Observer:
     gauge: Gauge
     recorder: Recorder | None = None
     reference: Tensor | None = None
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fingerprint = self.probe.fingerprint  # of megabytes: once
 
     def observe(self, model: nn.Module, caption: str, step: int, *, epoch: int = -1) -> Observation:
         """Explain the probe by ``model``; draw, measure, log and record what is seen.
@@ -101,6 +106,7 @@ class Observer:
                 self.probe,
                 measured,
                 self.plan.forward,
+                chunk_size=self.plan.chunk_size,
                 part=self.ranks.part,
                 whole=self._of_all_ranks,
             )
@@ -120,6 +126,12 @@ class Observer:
                 picture = self.artist.filmstrip(snapshots, image)
                 tag = f"{filmstrip_tag(self.tag)}/{self.probe.image_name(image)}"
                 self.log.add(tag, picture, snapshots[-1].step)
+
+    def end_record(self, metrics: Numbers, *, finished: bool) -> None:
+        """Write down how the run ended, where it is recorded. Collective."""
+        with self.ranks.together("writing down how the run ended"):
+            if self.recorder is not None:
+                self.recorder.end(metrics, finished=finished)
 
     @property
     def files_at(self) -> Path | None:
@@ -157,7 +169,7 @@ class Observer:
             step=snapshot.step,
             epoch=epoch,
             caption=snapshot.caption,
-            fingerprint=self.probe.fingerprint,
+            fingerprint=self.fingerprint,
             rule=self.rule,
             targets=snapshot.targets,
             maps=snapshot.maps,

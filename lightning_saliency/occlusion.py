@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -53,6 +53,7 @@ def confirm(
     measured: Measured,
     forward: Forward | None = None,
     *,
+    chunk_size: int | None = None,
     part: Callable[[Tensor], Tensor] = _same,
     whole: Callable[[Tensor], Tensor] = _same,
 ) -> Verdict:
@@ -64,6 +65,7 @@ def confirm(
         probe: The images.
         measured: What was measured of them.
         forward: ``forward(model, images)`` returns the logits.
+        chunk_size: Images in one forward pass; all by default.
         part: Takes the rows of a tensor that this process computes.
         whole: Brings the rows of all processes together.
     """
@@ -71,24 +73,19 @@ def confirm(
         return verdict
     place = place_of(verdict.growth, probe)
     images, classes = part(hidden(probe.images, place)), part(measured.classes)
-    after = whole(_chances(model, images, classes, forward, multi_label=probe.multi_label))
+    chunks = torch.split(images, chunk_size or len(images))
+    known = probabilities(_logits(model, chunks, forward), multi_label=probe.multi_label)
+    after = whole(known.gather(1, classes.to(known.device)[:, None])[:, 0])
     before = float(measured.chances.mean())
     return replace(verdict, occluded=Occluded(before=before, after=float(after.mean())))
 
 
-def _chances(
-    model: nn.Module,
-    images: Tensor,
-    classes: Tensor,
-    forward: Forward | None,
-    *,
-    multi_label: bool,
-) -> Tensor:
-    """The probability of a class in each image, ``(N,)`` on the device of the model."""
-    device = next((p.device for p in model.parameters()), images.device)
+def _logits(model: nn.Module, chunks: Sequence[Tensor], forward: Forward | None) -> Tensor:
+    """What ``model`` says of the images, ``(N, num_classes)`` on its device."""
+    device = next((p.device for p in model.parameters()), chunks[0].device)
+    found = []
     with undisturbed(model), torch.no_grad():
-        images = images.to(device)
-        output = model(images) if forward is None else forward(model, images)
-        logits = find_logits(output, len(images)).float()
-    known = probabilities(logits, multi_label=multi_label)
-    return known.gather(1, classes.to(device)[:, None])[:, 0]
+        for images in (chunk.to(device) for chunk in chunks):
+            output = model(images) if forward is None else forward(model, images)
+            found.append(find_logits(output, len(images)).float())
+    return torch.cat(found)

@@ -18,13 +18,26 @@ from unittest import mock
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from matrix import Shapes, Touchy, differences, run_state
+from matrix import Shapes, Touchy, differences, failing_check, probe, run_state
 from torch import Tensor
 from torch.utils.data import DataLoader
-from training import fit, one_image, pictures, scalars
+from training import fit, pictures, scalars
 
-from lightning_saliency import SaliencyCallback, SaliencyError, attribution, loggers, measures
+from lightning_saliency import (
+    SaliencyCallback,
+    SaliencyError,
+    attribution,
+    judge,
+    live,
+    loggers,
+    measures,
+    occlusion,
+    recorder,
+)
+from lightning_saliency.observer import Observer
 from lightning_saliency.pictures import Artist
+from lightning_saliency.record import open_run
+from lightning_saliency.recorder import Recorder
 from lightning_saliency.snapshot import Snapshot
 
 Injection = Callable[[], AbstractContextManager[Any]]
@@ -35,14 +48,16 @@ class Fault:
     """Something that breaks while the block of ``inject`` runs.
 
     Attributes:
-        inject: Around the observation of the first epoch.
+        inject: Around the end of the first epoch, at which it is observed and judged.
         says: What the error says.
+        doing: What is being done by then, in the words of the error.
         files: Whether the pictures are files, and not in TensorBoard.
         by_hand: Whether it stops a training whatever the callback would do.
     """
 
     inject: Injection
     says: str
+    doing: str = r"observing the model \(epoch 0\)"
     files: bool = False
     by_hand: bool = False
 
@@ -97,6 +112,8 @@ def _no_room() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, found)
 
 
+_CHECKING, _HIDING = "checking where the model looks", "hiding what gained most"
+_DRAWING = "drawing what moved"
 _LOST = ConnectionError("the server is gone")
 _READ_ONLY = PermissionError(13, "Permission denied")
 _FULL = torch.OutOfMemoryError("CUDA out of memory")
@@ -122,6 +139,24 @@ FAULTS: dict[str, Fault] = {
     ),
     "a logger refuses a scalar": Fault(
         _patched(loggers.PictureLog, "add_scalars", _LOST), "ConnectionError: the server is gone"
+    ),
+    "the record cannot be written": Fault(
+        _patched(Recorder, "add", _READ_ONLY), "PermissionError: .*denied"
+    ),
+    "what is measured cannot be kept": Fault(
+        _patched(recorder, "encode_observation", ValueError("no")), "ValueError: no"
+    ),
+    "judging raises": Fault(
+        _patched(judge, "_compared", ValueError("no")), "ValueError: no", _CHECKING
+    ),
+    "the forward pass that hides what gained most raises": Fault(
+        _patched(occlusion, "find_logits", ArithmeticError("no")), "ArithmeticError: no", _HIDING
+    ),
+    "drawing what moved raises": Fault(
+        _patched(live, "draw", ValueError("no")), "ValueError: no", _DRAWING
+    ),
+    "a logger refuses the picture of what moved": Fault(
+        _patched(Observer, "log_picture", _LOST), "ConnectionError: the server is gone", _DRAWING
     ),
     "the disk is full": Fault(_no_room, "OSError: .*File too large", files=True),
     "the folder is read-only": Fault(
@@ -149,24 +184,20 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "hooks, attributes": ("hooks", "attributes"),
 }
 LOGGED = "logged before"
+IMAGES = len(probe())
 
 
 class Struck(SaliencyCallback):
-    """Meets with a fault at the end of the first epoch."""
+    """Meets with a fault at the end of the first epoch, which its check fails."""
 
     def __init__(self, fault: Fault, **options: Any) -> None:
-        top = torch.zeros(2, 12, 12, dtype=torch.bool)
-        top[:, :6] = True
-        super().__init__(probe(top), targets="top2", tile_size=24, **options)
+        shared = {"probe": probe(), "targets": "label", "tile_size": 24, "check": failing_check()}
+        super().__init__(**shared | options)
         self.fault = fault
 
-    def _observe(self, trainer: Any, pl_module: Any, caption: str, step: int) -> None:
-        with self.fault.inject() if caption == "epoch 0" else nullcontext():
-            super()._observe(trainer, pl_module, caption, step)
-
-
-def probe(top: Tensor) -> Any:
-    return type(one_image()).from_dataset(Shapes(16, augment=False), count=2, masks={"top": top})
+    def _observe_epoch(self, trainer: Any, pl_module: Any, step: int) -> None:
+        with self.fault.inject() if self._epoch == 0 else nullcontext():
+            super()._observe_epoch(trainer, pl_module, step)
 
 
 class Stopping(pl.Callback):
@@ -221,9 +252,12 @@ def _noting(trainers: list[Any], whole: Callable[..., Any]) -> Callable[..., Any
 
 def _whole(folder: Path, fault: Fault) -> bool:
     """Whether the pictures of the untrained model are there, and nothing half-written is."""
+    record = open_run(next(folder.rglob("run.json")).parent)
+    steps = [record.observation(step).step for step in record.steps()]
     if not fault.files:
-        logged = pictures(folder)
-        return sum(0 in steps for tag, steps in logged.items() if "filmstrip" not in tag) == 2
+        logged = {tag for tag, found in pictures(folder).items() if 0 in found}
+        mosaics = [tag for tag in logged if tag.startswith("saliency/")]
+        return steps[0] == 0 and len(mosaics) == IMAGES
     files = [path for path in folder.rglob("*") if path.is_file()]
     whole = all(path.stat().st_size > 64 and not path.name.startswith(".") for path in files)
-    return whole and sum(path.name == "00000000.png" for path in files) == 2
+    return whole and sum(path.name == "00000000.png" for path in files) == IMAGES

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +30,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_saliency import ProbeBatch, SaliencyCallback, attribution
+from lightning_saliency import (
+    AttentionCheck,
+    ProbeBatch,
+    Reference,
+    SaliencyCallback,
+    attribution,
+)
+from lightning_saliency.isolation import random_streams_kept
 
 CLASSES = 4
 
@@ -182,6 +191,7 @@ class Row:
     after: Callable[[], list[pl.Callback]] = list
     second: dict[str, Any] | None = None  # what a second callback of ours is made of
     validate: bool = True  # whether a validation loader is passed
+    checked: bool = False  # by a check that fails at the end of every epoch
     seen: bool = True  # whether there is anything to observe
     doing: str = "fit"  # or what else the trainer does
 
@@ -192,18 +202,34 @@ def probe() -> ProbeBatch:
     return ProbeBatch.from_dataset(Shapes(16, augment=False), count=4, masks={"corner": corner})
 
 
+@cache
+def failing_check() -> AttentionCheck:
+    """A check that every run fails, at the end of every epoch, and that is confirmed each time."""
+    with tempfile.TemporaryDirectory() as folder, random_streams_kept():
+        run(Row({"max_epochs": 1}), Path(folder), observed=True)
+        reference = Reference.from_runs([next(Path(folder).rglob("run.json")).parent])
+    # One good run can only be warned of; that a map has nothing in the corner cannot be.
+    return AttentionCheck(reference, require=["corner.share <= 0"], start_after="val_acc>=0")
+
+
 class Counted(SaliencyCallback):
     """Counts what it has seen, for a run that is never observed is never disturbed either."""
 
-    observations = 0
+    observations = confirmations = 0
 
     def _observe(self, *args: Any, **kwargs: Any) -> None:
         super()._observe(*args, **kwargs)
         self.observations += 1
 
+    def _act_on(self, verdict: Any, *args: Any, **kwargs: Any) -> None:
+        self.confirmations += verdict.outcome == "fail" and verdict.occluded is not None
+        super()._act_on(verdict, *args, **kwargs)
+
 
 def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[str, Any], int]:
     """Train; return everything that another run could differ in, and how often it was observed."""
+    if row.checked and observed:
+        ours["check"] = failing_check()
     pl.seed_everything(7)
     held = Held()
     shared = {"probe": probe(), "tile_size": 24, **row.callback, **ours}
@@ -229,6 +255,9 @@ def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[st
     else:
         getattr(trainer, row.doing)(module, val, verbose=False)
     left = run_state(trainer, module)
+    expected = 0 if ours.get("on_error") == "warn" else trainer.max_epochs  # where all is to fail
+    if row.checked and any(w.confirmations != expected for w in watchers):
+        raise AssertionError("not checked at the end of every epoch")
     return {**left, "scalars": held.scalars}, sum(w.observations for w in watchers)
 
 
@@ -349,6 +378,10 @@ ROWS: dict[str, Row] = {
     "limit_train_batches=0": Row({"limit_train_batches": 0}, seen=False),
     "overfit_batches=2": Row({"overfit_batches": 2}),
     "a probe of its own choice": Row(callback={"probe": None}),
+    "a check that fails at every epoch's end, confirmed by hiding what grew": Row(checked=True),
+    "the same in bf16-mixed": Row({"precision": "bf16-mixed"}, checked=True),
+    "keep=2": Row(callback={"keep": 2}),
+    "record=False": Row(callback={"record": False}),
     "one image a forward pass": Row(callback={"chunk_size": 1}),
     "plain gradient": Row(callback={"rule": "gradient", "targets": "top3"}),
     "deterministic": Row({"deterministic": True}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ import pytorch_lightning as pl
 import torch
 import training
 from faults import FAULTS
-from matrix import Shapes, Touchy, differences, probe, run_state
+from matrix import Shapes, Touchy, differences, failing_check, probe, run_state
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -26,6 +28,7 @@ import lightning_saliency
 from lightning_saliency import SaliencyCallback, SaliencyError, explain
 from lightning_saliency.attribution import Plan, Request, carry_out
 from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.record import open_run
 
 PACKAGE = str(Path(lightning_saliency.__file__).parent)
 
@@ -96,12 +99,16 @@ def test_an_error_at_any_call_leaves_the_module_as_it_was(error):
         assert differences(before, state_of(module)) == [], breaker.where
 
 
-# The policy on errors, and the guard of random streams that it begins with.
+# The policy on errors, the guard of random streams that it begins with, and the last word.
 POLICY = {"_observe", "_tolerant", "random_streams_kept", "_random_streams_kept", "_cuda_in_use"}
+POLICY |= {"_judge", "_act_on", "shut", "_say"}
 
 
 class EveryCall(pl.Callback):
-    """In mid-training, observes once for each call that an observation makes, which fails there."""
+    """In mid-training, observes once for each call that an observation makes, which fails there.
+
+    The same for each call that a check makes which fails and is confirmed.
+    """
 
     def __init__(self, observer: SaliencyCallback, error: type[BaseException]) -> None:
         self.observer, self.error = observer, error
@@ -112,22 +119,31 @@ class EveryCall(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         if trainer.global_step != 3:
             return
-        before = run_state(trainer, pl_module)
-        counting = CallBreaker(None)
-        self.observe(trainer, pl_module, counting)
-        for number in range(1, counting.calls + 1):
-            breaker = CallBreaker(number, self.error)
-            try:
-                self.observe(trainer, pl_module, breaker)
-                self.survived.append(breaker.where)
-            except (SaliencyError, self.error):
-                self.raised.append(breaker.where)
-            if differences(before, run_state(trainer, pl_module)):
-                self.noticed.append(breaker.where)
+        for step in (self.observe, self.judge):
+            self.observer._observe(trainer, pl_module, "whole", 0)
+            before = run_state(trainer, pl_module)
+            step(trainer, pl_module, CallBreaker(None))  # the first time, fonts are looked for
+            counting = CallBreaker(None)
+            step(trainer, pl_module, counting)
+            assert counting.calls > 50
+            for number in range(1, counting.calls + 1):
+                breaker = CallBreaker(number, self.error)
+                try:
+                    step(trainer, pl_module, breaker)
+                    self.survived.append(breaker.where)
+                except (SaliencyError, self.error):
+                    self.raised.append(breaker.where)
+                if differences(before, run_state(trainer, pl_module)):
+                    self.noticed.append(breaker.where)
 
     def observe(self, trainer: Any, pl_module: Any, breaker: CallBreaker) -> None:
         with breaker.active():
             self.observer._observe(trainer, pl_module, "broken", 0)
+
+    def judge(self, trainer: Any, pl_module: Any, breaker: CallBreaker) -> None:
+        self.observer._gate.begun, self.observer._gate.judged_at = True, -1
+        with breaker.active():
+            self.observer._judge(trainer, pl_module, last=False)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -143,12 +159,13 @@ class EveryCall(pl.Callback):
 def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(
     on_error, error, files, tmp_path
 ):
-    """Every call that an observation makes fails once: of drawing, measuring and writing too."""
+    """Every call fails once that an observation makes, or a check that fails and is confirmed."""
     options = {"logger": False} if files else {}
     ends = []
     for observed in (False, True):
         pl.seed_everything(3)
-        observer = SaliencyCallback(probe(), targets="label", tile_size=24, on_error=on_error)
+        ours = {"targets": "label", "tile_size": 24, "check": failing_check()}
+        observer = SaliencyCallback(probe(), on_error=on_error, **ours)
         every = EveryCall(observer, error)
         module = Touchy()
         callbacks = [observer, every] if observed else []
@@ -156,7 +173,9 @@ def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(
         ends.append(run_state(trainer, module))
     assert differences(*ends) == []
     assert every.noticed == []
-    assert len(every.survived) + len(every.raised) > 100
+    assert len(every.survived) + len(every.raised) > 300
+    called = {where.split(":")[1] for where in (*every.survived, *every.raised)}
+    assert called >= {"add", "encode_observation", "judge", "hidden", "draw", "as_text"}
     if on_error == "warn" and error is InjectedError:
         assert {where.split(":")[1] for where in every.raised} == POLICY
     else:
@@ -176,8 +195,148 @@ def test_a_fault_leaves_no_trace(name, tmp_path):
 def test_a_fault_is_told_with_where_and_what(name, tmp_path):
     fault = FAULTS[name]
     options = {"logger": False} if fault.files else {}
-    with pytest.raises(SaliencyError, match=rf"observing the model \(epoch 0\) .*{fault.says}"):
+    with pytest.raises(SaliencyError, match=rf"{fault.doing} failed: .*{fault.says}"):
         training.fit(tmp_path, faults.Struck(fault), max_epochs=1, **options)
+
+
+# --- around an observation
+
+
+def _once(whole: Any, error: Exception) -> Any:
+    """``whole``, but that the first call of it fails."""
+    calls: list[None] = []
+
+    def fail(*args: Any, **named: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 1:
+            torch.rand(3)
+            raise error
+        return whole(*args, **named)
+
+    return fail
+
+
+AROUND = {
+    "beginning the record": ("recorder.Recorder.begin", r"observing the model \(untrained\)", 2),
+    "what is known of the run": ("live.run_info", r"observing the model \(untrained\)", 2),
+    "writing down how it ended": ("recorder.Recorder.end", "writing down how the run ended", 3),
+    "film strips": ("pictures.Artist.filmstrip", "drawing the film strips", 3),
+    "judging": ("check.judge", "checking where the model looks", 3),
+    "hiding what gained most": ("occlusion.hidden", "hiding what gained most", 3),
+    "the pass with it hidden": ("occlusion.find_logits", "hiding what gained most", 3),
+    "drawing what moved": ("live.draw", "drawing what moved", 3),
+    "logging what moved": ("observer.Observer.log_picture", "drawing what moved", 3),
+    "the words of the verdict": ("callback.as_text", "telling what came of the check", 3),
+}
+
+
+def broken_around(folder: Path, name: str, monkeypatch: Any, **ours: Any) -> tuple[Any, list[str]]:
+    """Train with a fault in what goes on around observations; what is left, what was warned of."""
+    place = f"lightning_saliency.{AROUND[name][0]}"
+    callback = SaliencyCallback(probe(), targets="label", tile_size=24, **ours)
+    with monkeypatch.context() as patched, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patched.setattr(place, _once(pkgutil.resolve_name(place), OSError("injected")))
+        left = state_after(folder, callback)
+    return left, [str(w.message) for w in caught if issubclass(w.category, SaliencyWarning)]
+
+
+def state_after(folder: Path, *callbacks: Any) -> dict[str, Any]:
+    pl.seed_everything(3)
+    module = Touchy()
+    trainer = training.fit(folder, *callbacks, module=module)
+    return {**run_state(trainer, module), "scalars": training.scalars(folder)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", AROUND)
+def test_what_fails_around_observations_is_warned_of_and_costs_nothing_else(
+    name, tmp_path, monkeypatch
+):
+    _, doing, observations = AROUND[name]
+    check = copy.copy(failing_check())
+    check.start_after = None  # judged once
+    left, told = broken_around(tmp_path / "1", name, monkeypatch, on_error="warn", check=check)
+    assert differences(state_after(tmp_path / "0"), left) == []
+    failures = [t for t in told if re.match(f"{doing} failed, training goes on: .*injected", t)]
+    assert len(failures) == 1, told
+    # The verdict is told all the same, but where it could not be come to, or put in words.
+    words = {"judging": [], "the words of the verdict": ["fail"]}
+    verdicts = [t.split()[0] for t in told if t not in failures]
+    assert verdicts == words.get(name, ["FAIL"])
+    run = open_run(tmp_path / "1")
+    assert len([run.observation(step) for step in run.steps()]) == observations
+    assert run.info.finished == (name != "writing down how it ended")
+    strips = logged(tmp_path / "1", "saliency_filmstrip")
+    assert strips == ([] if name == "film strips" else [[9]] * 4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", AROUND)
+def test_what_fails_around_observations_is_raised_once_the_rest_is_done(
+    name, tmp_path, monkeypatch
+):
+    _, doing, _ = AROUND[name]
+    check = copy.copy(failing_check())
+    check.start_after = None
+    with pytest.raises(SaliencyError, match=f"{doing} failed: OSError: injected"):
+        broken_around(tmp_path, name, monkeypatch, check=check)
+    if "untrained" in doing:
+        return  # before the first step
+    run = open_run(tmp_path)
+    assert len([run.observation(step) for step in run.steps()]) == 3
+    assert run.info.finished == (name != "writing down how it ended")
+    strips = logged(tmp_path, "saliency_filmstrip")
+    assert strips == ([] if name == "film strips" else [[9]] * 4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["writing down how it ended", "film strips"])
+def test_a_failure_at_the_end_does_not_let_a_run_pass(name, tmp_path, monkeypatch):
+    check = copy.copy(failing_check())
+    check.start_after, check.on_fail = None, "raise"
+    with pytest.raises(SaliencyError, match=r"^FAIL  saliency at epoch 1"):
+        broken_around(tmp_path, name, monkeypatch, check=check)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_check_that_raises_in_mid_training_leaves_everything_written(tmp_path):
+    check = copy.copy(failing_check())
+    check.on_fail = "raise"
+    with pytest.raises(SaliencyError, match=r"^FAIL  saliency at epoch 0"):
+        state_after(tmp_path, SaliencyCallback(probe(), targets="label", check=check))
+    run = open_run(tmp_path)
+    assert [run.observation(step).caption for step in run.steps()] == ["untrained", "epoch 0"]
+    assert run.info.metrics.keys() == {"loss", "val_acc"}
+    assert not run.info.finished
+    assert logged(tmp_path, "saliency_filmstrip") == [[4]] * 4
+    assert logged(tmp_path, "saliency_attention") == [[4]]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_could_not_be_observed_in_the_end_does_not_pass_by_what_it_was(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Touchy, "forward", fails_late(Touchy.forward))
+    callback = SaliencyCallback(probe(), targets="label", check=failing_check(), on_error="warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state_after(tmp_path, callback)
+    told = [str(w.message) for w in caught if issubclass(w.category, SaliencyWarning)]
+    assert [t.split(",")[0].split(":")[0] for t in told] == [
+        "FAIL  saliency at epoch 0",
+        "observing the model (epoch 1) failed",
+        "INCONCLUSIVE  saliency",
+    ]
+
+
+def fails_late(whole: Any) -> Any:
+    def forward(module: Touchy, images: torch.Tensor) -> torch.Tensor:
+        if images.requires_grad and module.current_epoch == 1:
+            raise ArithmeticError("late")
+        return whole(module, images)
+
+    return forward
 
 
 def fit(
