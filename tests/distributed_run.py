@@ -1,6 +1,9 @@
-"""One training of two real processes: `python distributed_run.py STRATEGY FOLDER HOW`.
+"""Trainings of two processes, in one start: `python distributed_run.py STRATEGY ROOT HOW…`.
 
-HOW is "alone", "observed", or what is to be done, "raise" or "warn", when rank 1 alone fails.
+Each HOW is a folder in ROOT and what is done there: "alone", not observed; "observed", by three
+callbacks; "single", by one process; "raise" or "warn" when rank 1 alone fails; "full" when rank 0
+alone cannot write down how the run ended; "gate", a check that raises when it fails. ROOT holds the
+reference of a check.
 """
 
 from __future__ import annotations
@@ -9,8 +12,11 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytorch_lightning as pl
 import torch
@@ -20,13 +26,24 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
-from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError
+from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyCallback, SaliencyError
+from lightning_saliency.recorder import Recorder
 
 # Probes that divide by two, that do not, and that are smaller than the world.
 COUNTS = {"even": 4, "odd": 3, "one": 1}
+CHECKED = "even"
 
 
-class Sharded(Touchy):
+class Ranked(Touchy):
+    """Logs a metric that is another on each rank, and one that is brought together late."""
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        super().validation_step(batch, index)
+        self.log("first_rank", float(self.global_rank == 0))
+        self.log("mean_rank", float(self.global_rank), sync_dist=True)
+
+
+class Sharded(Ranked):
     def configure_model(self) -> None:
         mesh = self.device_mesh["data_parallel"]
         for part in (self.conv1, self.conv2, self.head):
@@ -35,31 +52,48 @@ class Sharded(Touchy):
 
 
 class Kept(pl.Callback):
-    """Writes down, on rank 0, how the training ended and what was seen of it."""
+    """Writes down on each rank how the training ended and what was seen of it."""
 
-    def __init__(self, folder: Path, watchers: list[SaliencyCallback]) -> None:
+    def __init__(self, folder: Path, watchers: list[Told]) -> None:
         self.folder, self.watchers = folder, watchers
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         whole = {k: _whole(v) for k, v in pl_module.state_dict().items()}
         moments = [_whole(v["exp_avg"]) for v in trainer.optimizers[0].state.values()]
         seen = {w.name: [s.state() for s in w._logbook.history.spread()] for w in self.watchers}
-        exact = {w.name: [s.maps for s in w._logbook.history.spread()] for w in self.watchers}
-        if trainer.is_global_zero:
-            kept = {"weights": whole, "moments": moments, "seen": seen, "maps": exact}
-            theirs = [k for k in trainer.callback_metrics if k.split("/")[0] not in COUNTS]
-            kept["metrics"] = {k: float(trainer.callback_metrics[k]) for k in theirs}
-            kept["rng"] = torch.get_rng_state()
-            torch.save(kept, self.folder / "kept.pt")
+        numbers = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        kept = {"weights": whole, "moments": moments, "rng": torch.get_rng_state(), "seen": seen}
+        kept["metrics"] = {k: v for k, v in numbers.items() if k.split("/")[0] not in COUNTS}
+        kept["measured"] = {k: v for k, v in numbers.items() if k.split("/")[0] in COUNTS}
+        kept["verdicts"] = [repr(verdict) for w in self.watchers for verdict in w.verdicts]
+        torch.save(kept, self.folder / f"rank {trainer.global_rank}.pt")
 
 
 class Told(SaliencyCallback):
-    """Writes down what each rank raises, which then waits for the other to have done the same."""
+    """Keeps its verdicts, and writes down what each rank raises."""
 
-    def _observe(self, trainer: Any, *rest: Any) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.verdicts: list[Any] = []
+
+    def _act_on(self, verdict: Any, *rest: Any, **named: Any) -> None:
+        self.verdicts.append(verdict)
+        super()._act_on(verdict, *rest, **named)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        with self._told(trainer):
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        with self._told(trainer):
+            super().on_train_end(trainer, pl_module)
+
+    @contextmanager
+    def _told(self, trainer: Any) -> Iterator[None]:
+        """Wait with an error until the other rank has raised its own, and write both down."""
         folder = Path(trainer.loggers[0].log_dir)
         try:
-            super()._observe(trainer, *rest)
+            yield
         except SaliencyError as error:
             (folder / f"rank {trainer.global_rank}.txt").write_text(str(error))
             waited = time.monotonic()
@@ -83,43 +117,67 @@ def _whole(tensor: Any) -> torch.Tensor:
 def strategy_of(name: str) -> Any:
     if name == "ddp":
         return DDPStrategy(start_method="fork", process_group_backend="gloo")
-    if name == "fsdp2":
-        return ModelParallelStrategy(
-            data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"
-        )
-    return "auto"
+    return ModelParallelStrategy(
+        data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"
+    )
 
 
-def main() -> None:
-    name, folder, how = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    warnings.simplefilter("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
-    pl.seed_everything(7)
-    data = Shapes(16, augment=False)
+def watchers(root: Path, how: str) -> list[Told]:
     ours: dict[str, Any] = {"tile_size": 24}
     if how in ("raise", "warn"):
         ours |= {"forward": fails_on_rank_1, "on_error": how}
-    watchers = [
-        Told(ProbeBatch.from_dataset(data, count=n), name=w, **ours)
-        for w, n in COUNTS.items()
-        if how != "alone"
-    ]
+    check = AttentionCheck(
+        str(root / "reference"),
+        require=["corner.share <= 0"],
+        start_after="first_rank>0.5",
+        on_fail="raise" if how == "gate" else "warn",
+    )
+    found = []
+    for name, count in COUNTS.items():
+        corner = torch.zeros(count, 12, 12, dtype=torch.bool)
+        corner[:, :6, :6] = True
+        data = Shapes(16, augment=False)
+        probe = ProbeBatch.from_dataset(data, count=count, masks={"corner": corner})
+        found.append(Told(probe, name=name, check=check if name == CHECKED else None, **ours))
+    return found
+
+
+def train(strategy: str, root: Path, how: str) -> None:
+    pl.seed_everything(7)
+    ours = [] if how == "alone" else watchers(root, how)
+    folder = root / how
+    folder.mkdir(exist_ok=True)
     trainer = pl.Trainer(
         max_epochs=2,
         accelerator="cpu",
-        devices=1 if name == "one" else 2,
-        strategy=strategy_of(name),
+        devices=1 if how == "single" else 2,
+        strategy="auto" if how == "single" else strategy_of(strategy),
         logger=TensorBoardLogger(folder, name="", version=""),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,
-        callbacks=[*watchers, Kept(folder, watchers)],
+        callbacks=[*ours, Kept(folder, ours)],
     )
-    train = DataLoader(Shapes(32, augment=True), batch_size=8, shuffle=True)
-    module = Sharded() if name == "fsdp2" else Touchy()
-    trainer.fit(module, train, DataLoader(data, batch_size=8))
+    data = DataLoader(Shapes(32, augment=True), batch_size=8, shuffle=True)
+    module = Sharded() if strategy == "fsdp2" else Ranked()
+    trainer.fit(module, data, DataLoader(Shapes(16, augment=False), batch_size=8))
+
+
+def main() -> None:
+    strategy, root, *ways = sys.argv[1:]
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    full = mock.patch.object(Recorder, "end", side_effect=OSError(28, "No space left on device"))
+    for how in ways:
+        with full if how == "full" else nullcontext():
+            try:
+                train(strategy, Path(root), how)
+            except Exception as error:
+                if how not in ("raise", "full", "gate"):
+                    raise
+                (Path(root) / how / "raised.txt").write_text(str(error))
 
 
 if __name__ == "__main__":
