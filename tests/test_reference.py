@@ -306,3 +306,24 @@ def test_a_damaged_reference_is_refused_in_one_line(damage, message, runs, tmp_p
         Reference.load(tmp_path / "ref")
     assert "\n" not in str(raised.value)
     assert re.search(r"ref/reference\.(json|safetensors)", str(raised.value))
+
+
+@pytest.mark.parametrize("full_at", [NUMBERS_FILE, REFERENCE_FILE])
+def test_a_reference_that_cannot_be_written_leaves_whole_files(
+    full_at, runs, tmp_path, monkeypatch
+):
+    first = Reference.from_runs(runs, reason="first")
+    first.save(tmp_path / "ref")
+    told = (tmp_path / "ref" / REFERENCE_FILE).read_bytes()
+
+    def replaced(path: Path, target: Path) -> None:
+        if target.name == full_at:
+            raise OSError("no space left on device")
+        path.rename(target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    with pytest.raises(OSError, match="no space left"):
+        replace(first, reason="second").save(tmp_path / "ref")
+    assert (tmp_path / "ref" / REFERENCE_FILE).read_bytes() == told
+    assert len(list((tmp_path / "ref").iterdir())) == 2
+    assert equal(Reference.load(tmp_path / "ref"), first)
