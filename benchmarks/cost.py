@@ -2,41 +2,50 @@
 
     python benchmarks/cost.py
 
-One process, the variants interleaved, medians and ratios of medians: timings of a busy machine
-drift, ratios of neighbours do not.
+One process, the variants interleaved, medians of times and of ratios of neighbours: timings of a
+busy machine drift, those ratios do not.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import logging
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 import torchvision
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch, explain
+from lightning_saliency.attribution import carry_out
+from lightning_saliency.live import begin_record, observer_of
+from lightning_saliency.logbook import Logbook
 from lightning_saliency.loggers import PictureLog
+from lightning_saliency.options import Options
 from lightning_saliency.pictures import Artist
 from lightning_saliency.snapshot import Snapshot
 
 MODELS = {"resnet18": (8, 64, 10), "mobilenet_v2": (8, 64, 5), "densenet121": (4, 64, 5)}
 
 
-def bare_passes(model: nn.Module, images: Tensor, classes: int) -> None:
-    """The arithmetic floor: one forward pass and one input gradient a class."""
+def bare_passes(model: nn.Module, images: Tensor, classes: int, more: int = 0) -> None:
+    """The arithmetic floor: one forward pass and one input gradient a class, and some ``more``."""
     leaf = images.clone().requires_grad_()
     logits = model(leaf)
-    for target in range(classes):
-        last = target == classes - 1
-        torch.autograd.grad(logits[:, target].sum(), leaf, retain_graph=not last)
+    for target in (*range(classes), *range(more)):
+        torch.autograd.grad(logits[:, target].sum(), leaf, retain_graph=True)
 
 
-def medians(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call of each variant, all of them once a round."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for call in variants.values():
         call()
@@ -45,14 +54,18 @@ def medians(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str,
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
+
+
+def ratio(found: dict[str, list[float]], name: str, floor: str) -> float:
+    return statistics.median(a / b for a, b in zip(found[name], found[floor], strict=True))
 
 
 def cost_of_rules(name: str, rounds: int) -> None:
     count, size, classes = MODELS[name]
     model = torchvision.models.get_model(name, num_classes=classes).eval()
     images = torch.randn(count, 3, size, size)
-    found = medians(
+    found = interleaved(
         {
             "bare": lambda: bare_passes(model, images, classes),
             "gradient": lambda: explain(model, images, rules=("gradient",)),
@@ -60,8 +73,44 @@ def cost_of_rules(name: str, rounds: int) -> None:
         },
         rounds,
     )
-    ratios = "  ".join(f"{rule} {found[rule] / found['bare']:.2f}×" for rule in list(found)[1:])
-    print(f"{name:14} {count}×{size}², {classes} classes: bare {found['bare']:.3f} s  {ratios}")
+    bare = statistics.median(found["bare"])
+    ratios = "  ".join(f"{rule} {ratio(found, rule, 'bare'):.2f}×" for rule in list(found)[1:])
+    print(f"{name:14} {count}×{size}², {classes} classes: bare {bare:.3f} s  {ratios}")
+
+
+def cost_of_observing(folder: Path, rounds: int) -> None:
+    """Everything that an observation does, beside its own passes."""
+    count, size, classes = MODELS["resnet18"]
+    masks = {"left": torch.arange(size).expand(count, size, size) < size // 2}
+    probe = ProbeBatch(torch.rand(count, 3, size, size), torch.arange(count), masks=masks)
+    model = torchvision.models.resnet18(num_classes=classes).eval()
+    logger = TensorBoardLogger(folder, name="", version="")
+    trainer = pl.Trainer(accelerator="cpu", logger=logger, enable_checkpointing=False)
+    observer = observer_of(trainer, model, probe, Options(), Logbook())
+    start = time.perf_counter()
+    begin_record(observer, "saliency", {}, after=-1)
+    begun = time.perf_counter() - start
+    steps = itertools.count()
+    seen = observer.observe(model, "", next(steps))
+    label = explain(model, probe.images, probe.labels, rules=("gradient",))
+    images, requests = observer._asked()
+    found = interleaved(
+        {
+            "the same passes without a rule": lambda: bare_passes(model, images, classes, 1),
+            "explain": lambda: carry_out(observer.plan, model, images, requests),
+            "measure": lambda: observer.gauge.read(label, lambda rows: rows),
+            "record": lambda: observer.recorder.add(replace(seen, step=next(steps))),
+            "observe": lambda: observer.observe(model, "", next(steps)),
+        },
+        rounds,
+    )
+    floor = next(iter(found))
+    for name in (floor, "measure", "record"):
+        print(f"{name:31} {1e3 * statistics.median(found[name]):.1f} ms")
+    print(f"begin a record, once a run      {1e3 * begun:.1f} ms")
+    for name in ("explain", "observe"):
+        print(f"{name:31} {ratio(found, name, floor):.2f}× the passes")
+    logger.finalize("success")
 
 
 def cost_of_pictures(rounds: int) -> None:
@@ -74,7 +123,7 @@ def cost_of_pictures(rounds: int) -> None:
         log = PictureLog([logger], None, "jpeg")
         snapshot = Snapshot.of(explanation, "guided_backprop", step=0, caption="epoch 0", size=96)
         picture = artist.mosaic(snapshot, 0)
-        found = medians(
+        found = interleaved(
             {
                 "shrink to tiles": lambda: Snapshot.of(
                     explanation, "guided_backprop", step=0, caption="", size=96
@@ -86,7 +135,7 @@ def cost_of_pictures(rounds: int) -> None:
         )
         logger.finalize("success")  # before its folder goes
     for name, seconds in found.items():
-        print(f"{name:20} {1e3 * seconds:.1f} ms")
+        print(f"{name:20} {1e3 * statistics.median(seconds):.1f} ms")
 
 
 def main() -> None:
@@ -94,10 +143,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
     for name in MODELS:
         cost_of_rules(name, rounds)
     cost_of_pictures(rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        cost_of_observing(Path(folder), rounds)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ from lightning_saliency.rules import Rule
 from lightning_saliency.snapshot import Snapshot
 from lightning_saliency.verdict import Verdict
 
+# Pictures that are drawn before the first of them is logged: TensorBoard's thread reckons checksums
+# in Python, and whatever is drawn meanwhile waits for it at every turn.
+_AT_ONCE = 32
+
 
 @dataclass(slots=True, eq=False)
 class Observer:
@@ -187,9 +191,11 @@ class Observer:
             self.recorder.add(observation)
         if self.log is None:
             return
-        for image in range(len(self.probe)):
-            picture = self.artist.mosaic(snapshot, image)
-            self.log.add(f"{self.tag}/{self.probe.image_name(image)}", picture, snapshot.step)
+        for start in range(0, len(self.probe), _AT_ONCE):
+            images = range(start, min(start + _AT_ONCE, len(self.probe)))
+            pictures = [self.artist.mosaic(snapshot, image) for image in images]
+            for image, picture in zip(images, pictures, strict=True):
+                self.log.add(f"{self.tag}/{self.probe.image_name(image)}", picture, snapshot.step)
         self.log.add_scalars(self._tagged(observation.measures), snapshot.step)
 
 

@@ -33,7 +33,7 @@ forward pass, and data that are augmented by the random streams of torch, numpy 
 row trains it three times: without the callback; with it; and with every observation failing
 half-way, under `on_error="warn"`. **Same** means bitwise: weights, buffers, optimizers, schedulers,
 metrics, logged scalars, the random streams with their positions, modes, gradients, `requires_grad`,
-hooks and attributes.
+hooks and attributes. Each run is recorded and measured; where the row says so, also checked.
 
 | kind of run | observations | observed | failing |
 |---|---|---|---|
@@ -42,11 +42,12 @@ hooks and attributes.
 FAULTS_HEAD = """
 ## Faults
 
-Each fault strikes in the observation of the first epoch, twice: under `on_error="raise"`, which
-ends the run, beside a run without the callback that ends at that moment; and under
-`on_error="warn"`, beside a run without the callback. A tick says that this part of the run is
-bitwise the same in both. *Logged before*: the earlier pictures are whole, and no half-written file
-is left. Besides these, the test suite lets each single call that an observation makes fail once.
+Each fault strikes at the end of the first epoch, which is observed and then fails a check, twice:
+under `on_error="raise"`, which ends the run, beside a run without the callback that ends at that
+moment; and under `on_error="warn"`, beside a run without the callback. A tick says that this part
+of the run is bitwise the same in both. *Logged before*: the earlier pictures and the record are
+whole, and no half-written file is left. Besides these, the test suite lets each single call fail
+once that an observation makes, and that a check makes which fails and is confirmed.
 
 """
 
@@ -57,7 +58,8 @@ TAIL = """
 - **16-mixed** on a CPU is turned into bf16-mixed by Lightning. On a GPU the callback never touches
   the gradient scaler. `python benchmarks/gpu_check.py` tries precision × strategy × compile there.
 - **Several processes.** Under DDP and FSDP2, two processes on a CPU, weights, optimizer, metrics
-  and random streams are the same too (`tests/test_distributed.py`). Before and after the passes of
+  and random streams are the same too (`tests/test_distributed.py`); one of them writes the record,
+  and both come to one verdict, though metrics may differ from one to the other. Before and after the passes of
   an observation the ranks tell each other whether they are well, so that an error on one is an
   error on all. *Inside* a pass of a sharded model this cannot be: each layer needs all ranks, and
   the others wait for one that failed for as long as the timeout of the process group. So

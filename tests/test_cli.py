@@ -16,9 +16,10 @@ from conftest import EXAMPLES
 from PIL import Image
 from pytorch_lightning.cli import LightningCLI
 from torch.utils.data import TensorDataset
-from training import loader, make_module, one_image, seen, steps
+from training import fit, loader, make_module, one_image, seen, steps
 
-from lightning_saliency import ProbeBatch
+from lightning_saliency import AttentionCheck, ProbeBatch, Reference, SaliencyCallback
+from lightning_saliency.record import open_run
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
@@ -144,16 +145,132 @@ def test_a_printed_configuration_makes_the_same_callback(kind, photos, capsys):
     assert capsys.readouterr().out == printed
 
 
-def test_the_example_runs_from_its_file(fit_digits, digits, tmp_path, monkeypatch):
+# --- what the run is held against, and what is kept of it
+
+
+@pytest.fixture
+def checked(photos: Path) -> dict[str, Any]:
+    """What a file says of a callback with a check."""
+    fit(photos / "good", SaliencyCallback(masked(), tile_size=24), max_epochs=1)
+    Reference.from_runs([photos / "good"]).save(photos / "attention")
+    masked().save(photos / "masked.safetensors")
+    load = "lightning_saliency.ProbeBatch.load"
+    return {
+        "probe": {
+            "class_path": load,
+            "init_args": {"path": str(photos / "masked.safetensors")},
+        },
+        "check": {
+            "class_path": "lightning_saliency.AttentionCheck",
+            "init_args": {
+                "reference": str(photos / "attention"),
+                "require": ["left.share >= 0.2", "left.share <= 0.9"],
+                "start_after": "val_loss<9",
+                "patience": 2,
+                "on_fail": "stop",
+            },
+        },
+        "keep": 2,
+        "record": True,
+    }
+
+
+def masked() -> ProbeBatch:
+    left = torch.zeros(1, 12, 12, dtype=torch.bool)
+    left[..., :6] = True
+    return one_image(masks={"left": left})
+
+
+def configured(folder: Path, ours: dict[str, Any], namespace: Any) -> dict[str, Any]:
+    told = config(folder, ours["probe"], namespace)
+    told["trainer"]["callbacks"][0]["init_args"] |= ours
+    return told
+
+
+def assert_as_told(check: Any, good: Path) -> None:
+    assert isinstance(check, AttentionCheck)
+    assert check.reference.info == Reference.load(good).info
+    sentences = ["moved_mass <= auto", "*.share within auto", "left.share >= 0.2"]
+    assert [r.text for r in check.requirements] == [*sentences, "left.share <= 0.9"]
+    assert (str(check.start_after), check.patience, check.on_fail) == ("val_loss<9", 2, "stop")
+
+
+@pytest.mark.parametrize("namespace", [pl, new_namespace], ids=["pytorch_lightning", "lightning"])
+def test_a_check_from_a_file(namespace, checked, photos):
+    built = command(photos, configured(photos, checked, namespace), namespace)
+    (observer,) = built.trainer.callbacks
+    assert_as_told(observer.check, photos / "attention")
+    built.trainer.fit_loop.max_epochs = 3
+    built.trainer.fit(built.model, loader(8), loader(16))
+    (run,) = (photos / "saliency_logs").glob("*")
+    assert open_run(run).steps() == [0, 3]
+
+
+@pytest.mark.parametrize("namespace", [pl, new_namespace], ids=["pytorch_lightning", "lightning"])
+def test_a_printed_configuration_makes_the_same_check(namespace, checked, photos, capsys):
+    told = configured(photos, checked | {"record": False}, namespace)
+    with pytest.raises(SystemExit):
+        command(photos, told, namespace, "--print_config")
+    printed = capsys.readouterr().out
+    again = command(photos, yaml.safe_load(printed), namespace)
+    (observer,) = again.trainer.callbacks
+    assert_as_told(observer.check, photos / "attention")
+    assert (observer.options.record, observer.options.keep) == (False, 2)
+    with pytest.raises(SystemExit):
+        command(photos, yaml.safe_load(printed), namespace, "--print_config")
+    assert capsys.readouterr().out == printed
+
+
+def test_a_check_of_numbers_alone_needs_no_reference(checked, photos):
+    del checked["check"]["init_args"]["reference"]
+    built = command(photos, configured(photos, checked, pl))
+    (observer,) = built.trainer.callbacks
+    assert observer.check.reference is None
+    assert len(observer.check.requirements) == 2
+
+
+@pytest.fixture
+def example(fit_digits, digits, monkeypatch) -> Any:
+    """`digits_cli.py`, with digits that are read already."""
+
     def read_before() -> TensorDataset:
         return digits
 
     monkeypatch.setattr(fit_digits, "digits", read_before)
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    module = importlib.import_module("digits_cli")
+    return importlib.import_module("digits_cli")
+
+
+def test_the_check_in_the_example_can_be_taken_in(example, tmp_path):
+    """Its lines are comments, for there is no reference before there are good runs."""
+    lines = (EXAMPLES / "config.yaml").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.strip() == "# check:")
+    last = next(i for i in range(first, len(lines)) if not lines[i].strip().startswith("#"))
+    lines[first:last] = [line.replace("# ", "", 1) for line in lines[first:last]]
+    told = yaml.safe_load("\n".join(lines))
+    check = told["trainer"]["callbacks"][0]["init_args"]["check"]["init_args"]
+    fit(tmp_path / "good", SaliencyCallback(masked(), tile_size=24), max_epochs=1)
+    Reference.from_runs([tmp_path / "good"]).save(tmp_path / "attention")
+    check["reference"] = str(tmp_path / check["reference"])
+    told["trainer"]["accelerator"] = "cpu"
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(told))
     built = LightningCLI(
-        module.DigitNet,
-        module.DigitData,
+        example.DigitNet,
+        example.DigitData,
+        run=False,
+        save_config_callback=None,
+        args=[f"--config={path}"],
+    )
+    (observer,) = (c for c in built.trainer.callbacks if hasattr(c, "probe"))
+    assert str(observer.check.start_after) == "val_acc>0.9"
+    assert observer.check.on_fail == "stop"
+
+
+def test_the_example_runs_from_its_file(example, tmp_path):
+    built = LightningCLI(
+        example.DigitNet,
+        example.DigitData,
         run=False,
         save_config_callback=None,
         args=[

@@ -321,6 +321,17 @@ def test_without_a_reference_only_numbers_can_be_judged(tmp_path):
     assert "fail  corner.share" in message
 
 
+def test_a_requirement_on_a_region_without_a_mask_is_refused_before_training(tmp_path):
+    module = Glancing(1)
+    check = AttentionCheck(require=["object.share >= 0.5"])
+    with pytest.raises(
+        ValueError, match="needs a mask of the region 'object'; the probe has masks"
+    ):
+        fit(tmp_path, watch(check=check), module=module)
+    assert module.trainer.global_step == 0
+    assert not (tmp_path / "saliency").exists()
+
+
 def test_a_reference_of_another_probe_cannot_be_compared(attention, tmp_path):
     other = ProbeBatch.from_dataset(Shapes(24, augment=False), count=2)
     with pytest.warns(SaliencyWarning, match="NOT COMPARABLE .* they are of other probes"):

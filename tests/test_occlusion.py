@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -85,3 +87,17 @@ def test_a_place_is_filled_with_the_colour_of_the_rest():
     place = torch.tensor([[[True, False, False]]])
     assert hidden(picture, place).tolist() == [[[[2.0, 1.0, 3.0]], [[5.0, 5.0, 5.0]]]]
     assert bool(torch.isfinite(hidden(picture, torch.ones(1, 1, 3, dtype=torch.bool))).all())
+
+
+def test_as_many_images_pass_at_a_time_as_may():
+    class Counting(Corner):
+        sizes: ClassVar[list[int]] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.sizes.append(len(images))
+            return super().forward(images)
+
+    whole = confirm(grown("mark"), Corner(), images(), measured())
+    found = confirm(grown("mark"), Counting(), images(), measured(), chunk_size=1)
+    assert Counting.sizes == [1, 1]
+    assert found == whole

@@ -28,9 +28,10 @@ from training import (
     steps,
 )
 
-from lightning_saliency import ProbeBatch
+from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyCallback, SaliencyError
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.lightning import SaliencyCallback as NewCallback
+from lightning_saliency.record import OBSERVATION_FILE, open_run
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
@@ -211,3 +212,95 @@ def test_a_callback_can_be_copied_after_training(copied, tmp_path):
     twin = copied(observer)
     assert seen(twin) == seen(observer)
     fit(tmp_path / "2", twin)
+
+
+# --- the record and the check
+
+
+def masked(**options: Any) -> Any:
+    mask = torch.zeros(1, 12, 12, dtype=torch.bool)
+    mask[..., :6] = True
+    return callback(**{"probe": one_image(masks={"left": mask})} | options)
+
+
+def waiting(**options: Any) -> AttentionCheck:
+    return AttentionCheck(require=["left.share <= 0"], **options)
+
+
+def last_of(folder: Path) -> dict[str, Any]:
+    """What the last checkpoint under ``folder`` holds of the callback, read without trust."""
+    path = max((folder / "kept").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    return torch.load(path, weights_only=True)["callbacks"]["SaliencyCallback[saliency]"]
+
+
+NAMESPACES = pytest.mark.parametrize(
+    ("namespace", "ours"),
+    [
+        pytest.param(pl, SaliencyCallback, id="pytorch_lightning"),
+        pytest.param(new_namespace, NewCallback, id="lightning"),
+    ],
+)
+
+
+@NAMESPACES
+@pytest.mark.parametrize("again", ["first", "second"], ids=["same-folder", "new-folder"])
+def test_the_record_of_a_resumed_run_goes_on(again, namespace, ours, tmp_path):
+    def observer() -> Any:
+        probe = masked().probe
+        return ours(probe, targets="label", tile_size=24, check=waiting(start_after="val_loss<9"))
+
+    def module() -> Any:
+        return make_module(namespace)
+
+    keep = namespace.callbacks.ModelCheckpoint(tmp_path / "kept", save_top_k=-1)
+    options = {"namespace": namespace, "enable_checkpointing": True}
+    fit(tmp_path / "first", observer(), keep, module=module(), max_epochs=3, **options)
+    early = tmp_path / "kept" / "epoch=1-step=10.ckpt"
+    torch.load(early, weights_only=True)
+    resumed = observer()
+    fit(tmp_path / again, resumed, module=module(), max_epochs=3, ckpt_path=early, **options)
+    run = open_run(tmp_path / again)
+    assert run.steps() == ([0, 4, 9, 14] if again == "first" else [14])
+    assert run.info.finished
+    aside = list((run.folder / "set_aside").rglob("*.safetensors"))
+    assert [path.name for path in aside] == [OBSERVATION_FILE.format(14)] * (again == "first")
+    # What was measured of the branch that was given up is forgotten, what came before it is not.
+    first, previous = (
+        open_run(tmp_path / "first").observation(step).measured.profiles[0] for step in (0, 9)
+    )
+    now = run.last()
+    for name, then in (("drift.first", first), ("drift.previous", previous)):
+        expected = float((now.measured.profiles[0] - then).abs().sum()) / 2
+        assert now.measures[name] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_resumed_check_has_begun_and_counts_on(tmp_path):
+    """Else one that is interrupted often would never have failed often enough."""
+    check = {"start_after": "val_acc>=0", "patience": 3}
+    at_epoch_ends(tmp_path, masked(check=waiting(**check)))
+    state = last_of(tmp_path)["gate"]
+    assert state == {"start_after": "val_acc>=0", "begun": True, "failed": 2}
+    path = tmp_path / "kept" / "epoch=1-step=10.ckpt"
+    resumed = masked(check=waiting(**check, on_fail="raise"))
+    with pytest.raises(SaliencyError, match=r"FAIL  saliency at epoch 2"):
+        fit(tmp_path / "2", resumed, max_epochs=9, ckpt_path=path)
+
+
+def test_a_resumed_check_that_waits_for_something_else_waits_anew(tmp_path):
+    path = at_epoch_ends(tmp_path, masked(check=waiting(start_after="val_acc>=0")))
+    resumed = masked(check=waiting(start_after="val_acc>2", on_fail="raise"))
+    with pytest.warns(SaliencyWarning, match="INCONCLUSIVE .* val_acc>2 was not reached"):
+        fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
+
+
+def test_a_check_can_be_added_when_a_run_is_resumed(tmp_path):
+    path = at_epoch_ends(tmp_path, masked())
+    with pytest.warns(SaliencyWarning, match="FAIL  saliency at epoch 2"):
+        fit(tmp_path / "2", masked(check=waiting()), max_epochs=3, ckpt_path=path)
+
+
+def test_profiles_that_a_checkpoint_holds_are_those_of_the_record(tmp_path):
+    at_epoch_ends(tmp_path, masked())
+    state, run = last_of(tmp_path), open_run(tmp_path / "first")
+    assert torch.equal(state["first_profile"], run.observation(0).measured.profiles[0])
+    assert torch.equal(state["last_profile"], run.last().measured.profiles[0])

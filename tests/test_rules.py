@@ -267,6 +267,24 @@ def test_what_torchscript_fuses_is_hidden_and_what_it_traced_is_not():
         explain(fused, images().float())
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_frozen_torchscript_is_explained_until_it_fuses():
+    """It has no modes, for it was frozen in eval mode."""
+    torch.manual_seed(0)
+    model = With(F.relu, F.silu).float().eval()
+    frozen = torch.jit.freeze(torch.jit.trace(model, images().float()))
+    assert not hasattr(frozen, "training")
+    found = explain(frozen, images().float())
+    expected = explain(model, images().float())
+    assert found.coverage == expected.coverage
+    name = "guided_backprop"
+    torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
+    for _ in range(3):
+        frozen(images().float().requires_grad_()).sum().backward()
+    with pytest.raises(SaliencyError, match=r"DifferentiableGraph \(pass the module that was not"):
+        explain(frozen, images().float())
+
+
 class Fused(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(F.silu(F.gelu(F.relu(x) + x) * x)).mean(dim=(2, 3))
