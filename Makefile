@@ -28,6 +28,7 @@ wheel: .venv/.dev
 pictures: .venv/.dev
 	$(BIN)/python docs/make_pictures.py
 	$(BIN)/python docs/make_honest_picture.py
+	$(BIN)/python docs/make_attention_picture.py
 
 clean:
 	rm -rf .venv dist logs

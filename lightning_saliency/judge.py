@@ -15,7 +15,7 @@ from lightning_saliency.measures import moved_mass
 from lightning_saliency.record import Numbers, Observation, RunInfo
 from lightning_saliency.reference import Reference, left_out_moves, why_not_comparable
 from lightning_saliency.requirements import MOVED_MASS, Requirement
-from lightning_saliency.verdict import Finding, Growth, Mark, Moved, Verdict
+from lightning_saliency.verdict import Finding, Growth, Mark, Moved, Verdict, figures
 
 MOST_MOVED = 0.25  # of the mass, with fewer runs than tell a spread; more is warned of
 MOST_CHANGED = 0.5  # of a share, likewise
@@ -228,10 +228,8 @@ def _allowed_share(shares: Sequence[float], confidence: float) -> _Allowed:
 def _told(values: Sequence[float]) -> str:
     mean = math.fsum(values) / len(values)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return (
-        f"{len(values)} good runs: {mean:.3f} ± {spread:.3f}, from {min(values):.3f} to "
-        f"{max(values):.3f}"
-    )
+    low, high = figures(min(values)), figures(max(values))
+    return f"{len(values)} good runs: {figures(mean)} ± {figures(spread)}, from {low} to {high}"
 
 
 def _too_few(count: int) -> str:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CELLS = 8  # a side of the grid of a profile: coarse enough for two trainings to agree
-_WINDOW = 7  # pixels a side of the windows of SSIM
+WINDOW = 7  # pixels a side of the windows of SSIM
 
 
 def share(maps: Tensor, mask: Tensor) -> Tensor:
@@ -142,9 +142,9 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: Sides of less than 7 pixels.
     """
-    if min(first.shape[-2:]) < _WINDOW:
+    if min(first.shape[-2:]) < WINDOW:
         raise ValueError(
-            f"maps must be at least {_WINDOW} pixels a side for SSIM, got "
+            f"maps must be at least {WINDOW} pixels a side for SSIM, got "
             f"{tuple(first.shape[-2:])}. Compare small maps by `spearman`."
         )
     a, b = (maps.double().unsqueeze(1) for maps in (first, second))
@@ -152,7 +152,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     span = both.amax(dim=(1, 2, 3), keepdim=True) - both.amin(dim=(1, 2, 3), keepdim=True)
     c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     mean_a, mean_b = _windowed(a), _windowed(b)
-    unbiased = _WINDOW**2 / (_WINDOW**2 - 1)
+    unbiased = WINDOW**2 / (WINDOW**2 - 1)
     var_a = unbiased * (_windowed(a * a) - mean_a**2)
     var_b = unbiased * (_windowed(b * b) - mean_b**2)
     covariance = unbiased * (_windowed(a * b) - mean_a * mean_b)
@@ -173,7 +173,7 @@ def _cell_of_pixel(side: int, cells: int, device: torch.device) -> Tensor:
 
 
 def _windowed(maps: Tensor) -> Tensor:
-    return F.avg_pool2d(maps, _WINDOW, stride=1)
+    return F.avg_pool2d(maps, WINDOW, stride=1)
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -186,11 +187,11 @@ class Reference:
         folder = Path(folder)
         tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {_SHARE + region: shares for region, shares in self.shares.items()}
-        about = {"schema": SCHEMA, "created": self.created}
-        write_whole(folder / NUMBERS_FILE, tensor_bytes(about, tensors))
-        write_whole(folder / REFERENCE_FILE, json_bytes(self._told()))
+        data = tensor_bytes({"schema": SCHEMA}, tensors)
+        write_whole(folder / NUMBERS_FILE, data)
+        write_whole(folder / REFERENCE_FILE, json_bytes(self._told(_digest(data))))
 
-    def _told(self) -> dict[str, Any]:
+    def _told(self, digest: str) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "reason": self.reason,
@@ -198,6 +199,7 @@ class Reference:
             "requirements": [requirement.text for requirement in self.requirements],
             "runs": [asdict(run) for run in self.runs],
             "history": list(self.history),
+            "numbers": digest,
             "probe": asdict(self.info),
         }
 
@@ -215,7 +217,7 @@ class Reference:
             known = _known(told)
         except MISFITS as error:
             raise damaged(path, error) from error
-        return cls(**known, **_numbers_of(Path(folder, NUMBERS_FILE), known, told["created"]))
+        return cls(**known, **_numbers_of(Path(folder, NUMBERS_FILE), known, told.get("numbers")))
 
 
 _TENSORS = ("classes", "profiles", "maps", "photos")
@@ -260,7 +262,11 @@ def _run_of(told: Mapping[str, Any]) -> GoodRun:
     )
 
 
-def _numbers_of(path: Path, known: Mapping[str, Any], created: str) -> dict[str, Any]:
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _numbers_of(path: Path, known: Mapping[str, Any], digest: Any) -> dict[str, Any]:
     about, tensors = read_tensors(path)
     info: RunInfo = known["info"]
     try:
@@ -270,12 +276,12 @@ def _numbers_of(path: Path, known: Mapping[str, Any], created: str) -> dict[str,
         check_shapes(tensors, {**_SHAPES, **dict.fromkeys(regions, per_run)})
         check_parts(tensors, ["profiles", *regions])
         check_wholes(tensors, "profiles")
-        if about.get("created") != created:
-            raise ValueError(f"it is not of the same reference as {REFERENCE_FILE}")
         if tensors["profiles"].shape[:2] != (len(known["runs"]), len(info.images)):
             raise ValueError(f"it is not of the runs and images of {REFERENCE_FILE}")
         if int(tensors["classes"].min()) < 0:
             raise ValueError("it holds a negative class")
+        if _digest(path.read_bytes()) != digest:
+            raise ValueError(f"it is not of the same reference as {REFERENCE_FILE}")
     except MISFITS as error:
         raise damaged(path, error) from error
     shares = {name.removeprefix(_SHARE): tensors[name] for name in regions}

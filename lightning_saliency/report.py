@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_saliency.verdict import Finding, Moved, Verdict
+from lightning_saliency.verdict import Finding, Moved, Verdict, figures
 
 _TITLES = {
     "pass": "PASS",
@@ -107,20 +107,23 @@ def _left_out(count: int) -> str:
 
 
 def _table(verdict: Verdict, paint: Paint) -> Iterable[str]:
-    """A line each for what was judged, and for the classes that moved further than good runs."""
+    """A line each for what was judged, and for classes that moved where nothing else tells."""
     rows: list[tuple[str, str, str, str, str]] = [
-        (plain(f.measure), f"{f.value:.3f}", allowed(f), _told_of(f), f.mark)
+        (plain(f.measure), figures(f.value), allowed(f), _told_of(f), f.mark)
         for f in verdict.findings
     ]
-    for c in surprising_classes(verdict):
-        about = (f"moved_mass of {_short(c.name)}", f"{c.moved:.3f}", f"at most {c.bound:.3f}")
+    classes = [] if any(f.mark == "fail" for f in verdict.findings) else surprising_classes(verdict)
+    for c in classes[:_WORST]:
+        about = (f"moved_mass of {_short(c.name)}", figures(c.moved), f"at most {c.bound:.3f}")
         rows.append((*about, "(one class alone)", "fail" if only_classes_fail(verdict) else "warn"))
-    first, third = (max((len(row[i]) for row in rows), default=0) for i in (0, 2))
+    first, second, third = (max((len(row[i]) for row in rows), default=0) for i in range(3))
     for measure, value, bounds, told, mark in rows:
         yield (
-            f"  {paint(f'{mark:4}', mark)}  {measure:{first}}  {value}  {bounds:{third}}  "
+            f"  {paint(f'{mark:4}', mark)}  {measure:{first}}  {value:{second}}  {bounds:{third}}  "
             f"{paint(told, 'faint')}"
         )
+    if len(classes) > _WORST:
+        yield f"  … and {len(classes) - _WORST} more classes"
 
 
 def surprising_classes(verdict: Verdict) -> list[Moved]:
@@ -140,11 +143,10 @@ def _told_of(finding: Finding) -> str:
 
 def allowed(finding: Finding) -> str:
     """The bounds of a finding in words."""
-    if finding.low is None:
-        return f"at most {finding.high:.3f}"
-    if finding.high is None:
-        return f"at least {finding.low:.3f}"
-    return f"{finding.low:.3f} to {finding.high:.3f}"
+    low, high = (None if b is None else figures(b) for b in (finding.low, finding.high))
+    if low is None:
+        return f"at most {high}"
+    return f"at least {low}" if high is None else f"{low} to {high}"
 
 
 def _explained(verdict: Verdict) -> Iterable[str]:
@@ -201,7 +203,7 @@ def as_junit(verdict: Verdict, name: str, text: str) -> bytes:
         title = plain(f"{finding.requirement} [{finding.measure}]")
         case = ET.SubElement(suite, "testcase", classname=plain(name), name=title)
         if finding.mark == "fail":
-            told = f"{finding.measure} is {finding.value:.3f}, allowed is {allowed(finding)}"
+            told = f"{finding.measure} is {figures(finding.value)}, allowed is {allowed(finding)}"
             ET.SubElement(case, "failure", message=plain(told))
     for moved in surprising_classes(verdict) if only_classes_fail(verdict) else ():
         title = plain(f"no class moves further than in good runs [{moved.name}]")

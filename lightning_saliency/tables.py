@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_saliency.errors import NotComparableError
-from lightning_saliency.measures import at_one_size, cosine, moved_mass, spearman, top_overlap
+from lightning_saliency.measures import (
+    WINDOW,
+    at_one_size,
+    cosine,
+    moved_mass,
+    spearman,
+    ssim,
+    top_overlap,
+)
 from lightning_saliency.record import Numbers, Observation, Run
 from lightning_saliency.reference import why_not_comparable
 from lightning_saliency.report import plain
@@ -146,5 +154,8 @@ def _told(metrics: Numbers, name: str) -> str:
 
 def _similarities(a: Tensor, b: Tensor) -> Iterable[tuple[str, str, str]]:
     """Of the maps of each image, on average: low between good runs too."""
-    for name, measure in (("Spearman", spearman), ("cosine", cosine), ("top 10 %", top_overlap)):
+    measures = {"Spearman": spearman, "cosine": cosine, "top 10 %": top_overlap}
+    if min(a.shape[-2:]) >= WINDOW:
+        measures["SSIM"] = ssim
+    for name, measure in measures.items():
         yield f"maps: {name}", f"{_mean(measure(a, b)):.3f}", ""

@@ -20,6 +20,16 @@ EXIT_CODES: dict[Outcome, int] = {
 }
 
 
+def figures(part: float) -> str:
+    """A part of a whole as it is told: three decimals, and two figures of what is very small.
+
+    Example:
+        >>> figures(0.888), figures(0.00042), figures(0.0)
+        ('0.888', '0.00042', '0.000')
+    """
+    return f"{part:.2g}" if 0 < part < 0.01 else f"{part:.3f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One measure held against one requirement.
@@ -139,7 +149,7 @@ class Verdict:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is doubtful but no failure, in words."""
-        told = [f"{f.measure} is {f.value:.3f}" for f in self.findings if f.mark == "warn"]
+        told = [f"{f.measure} is {figures(f.value)}" for f in self.findings if f.mark == "warn"]
         told += [
             f"class {c.name} moved {c.moved:.3f} (bound {c.bound:.3f})"
             for c in self.classes

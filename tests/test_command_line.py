@@ -452,6 +452,7 @@ moved mass      0.585
 maps: Spearman  0.542
 maps: cosine    0.245
 maps: top 10 %  0.256
+maps: SSIM      0.044
 """
     )
 

@@ -274,7 +274,10 @@ DAMAGE: list[Any] = [
         id="history-of-more",
     ),
     pytest.param(fewer_runs, "not of the runs and images of reference.json", id="fewer-runs"),
-    pytest.param(changed_json(created="1970"), "not of the same reference as", id="other-half"),
+    pytest.param(changed_json(numbers="0" * 64), "not of the same reference as", id="other-half"),
+    pytest.param(
+        changed_numbers("share.mark", lambda s: s / 2), "not of the same reference", id="one-number"
+    ),
     pytest.param(with_bytes(NUMBERS_FILE, lambda b: b""), NUMBERS, id="numbers-empty"),
     pytest.param(with_bytes(NUMBERS_FILE, lambda b: b[:-1]), NUMBERS, id="numbers-cut"),
     pytest.param(with_bytes(NUMBERS_FILE, lambda b: b + b"x"), NUMBERS, id="numbers-longer"),

@@ -63,10 +63,9 @@ def test_a_failure_as_a_person_sees_it():
         told
         == """\
 FAIL  v3, against 3 good runs
-  fail  moved_mass         0.584  at most 0.223  (3 good runs: 0.055 ± 0.009, from 0.048 to 0.066)
-  pass  object.share       0.905  at most 0.950  (3 good runs: 0.905 ± 0.010, from 0.895 to 0.915; \
+  fail  moved_mass    0.584  at most 0.223  (3 good runs: 0.055 ± 0.009, from 0.048 to 0.066)
+  pass  object.share  0.905  at most 0.950  (3 good runs: 0.905 ± 0.010, from 0.895 to 0.915; \
 25.0% of the area)
-  warn  moved_mass of cat  0.587  at most 0.300  (one class alone)
   1 image left out: here or in a good run its map is all zero or not finite
   What grew: the region 'mark', from 2.6% of the gradient to 60.6%
   Hiding it lowers the probability of the label: 0.980 with it, 0.120 without
@@ -181,6 +180,15 @@ def test_names_cannot_reach_the_terminal():
     assert len(lines) == len(as_text(FAIL, "v3").splitlines()) - 1  # one finding less
 
 
+def test_of_many_classes_the_worst_are_told_and_the_others_counted():
+    moved = tuple(Moved(str(i), i, 0.9 - i / 100, 0.25) for i in range(10))
+    told = as_text(replace(PASS, classes=moved), "v3")
+    assert told.count("(one class alone)") == 3
+    assert "\n  … and 7 more classes\n" in told
+    failing = replace(FAIL, classes=moved)
+    assert "one class alone" not in as_text(failing, "v3")  # they are no news there
+
+
 @pytest.mark.parametrize(
     "char", "\x1b\x00\x07\n\r\t\x7f\x85\x9b\u200b\u202e\u2066\u2028\u2029\ud800"
 )
@@ -195,7 +203,8 @@ def test_letters_stay_as_they_are(text):
 
 def test_long_names_leave_lines_that_can_be_read():
     long = tuple(Moved("W" * 5000, i, 0.9, 0.1) for i in range(2))
-    told = as_text(replace(FAIL, classes=long, images=long), "v3")
+    passed = tuple(replace(f, mark="pass") for f in FAIL.findings)
+    told = as_text(replace(FAIL, findings=passed, classes=long, images=long), "v3")
     assert max(map(len, told.splitlines())) < 200
     assert f"moved_mass of {'W' * 59}…  0.900" in told
 
