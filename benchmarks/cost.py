@@ -101,11 +101,12 @@ def cost_of_observing(folder: Path, rounds: int) -> None:
             "measure": lambda: observer.gauge.read(label, lambda rows: rows),
             "record": lambda: observer.recorder.add(replace(seen, step=next(steps))),
             "observe": lambda: observer.observe(model, "", next(steps)),
+            "TensorBoard's thread, after it": logger.experiment.flush,
         },
         rounds,
     )
     floor = next(iter(found))
-    for name in (floor, "measure", "record"):
+    for name in (floor, "measure", "record", "TensorBoard's thread, after it"):
         print(f"{name:31} {1e3 * statistics.median(found[name]):.1f} ms")
     print(f"begin a record, once a run      {1e3 * begun:.1f} ms")
     for name in ("explain", "observe"):

@@ -309,7 +309,8 @@ class SaliencyWatch:
         if self._told_epoch != self._epoch:
             with self._tolerant("telling monitors what was measured"):
                 self._tell_monitors(pl_module)
-            self._judge(trainer, pl_module, last=False)
+        # After a validation, and again where it waits for what the module logs later in the epoch.
+        self._judge(trainer, pl_module, last=False)
 
     def _tell_monitors(self, pl_module: Any) -> None:
         """Log what was last measured where monitors look; the loggers have it already."""

@@ -59,11 +59,11 @@ TAIL = """
   the gradient scaler. `python benchmarks/gpu_check.py` tries precision × strategy × compile there.
 - **Several processes.** Under DDP and FSDP2, two processes on a CPU, weights, optimizer, metrics
   and random streams are the same too (`tests/test_distributed.py`); one of them writes the record,
-  and both come to one verdict, though metrics may differ from one to the other. Before and after the passes of
-  an observation the ranks tell each other whether they are well, so that an error on one is an
-  error on all. *Inside* a pass of a sharded model this cannot be: each layer needs all ranks, and
-  the others wait for one that failed for as long as the timeout of the process group. So
-  `on_error="warn"` is refused there.
+  and both come to one verdict, though metrics may differ from one to the other. Before and after
+  the passes of an observation the ranks tell each other whether they are well, so that an error on
+  one is an error on all. *Inside* a pass of a sharded model this cannot be: each layer needs all
+  ranks, and the others wait for one that failed for as long as the timeout of the process group.
+  So `on_error="warn"` is refused there.
 - **A logger that draws random numbers in a thread of its own** does so whenever it likes.
 - **Memory.** When an observation does not fit, the number of images in a pass is halved until it
   does, with a warning; under a sharded strategy it is an error that says which `chunk_size` to set.

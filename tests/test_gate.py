@@ -297,6 +297,24 @@ def test_training_can_stop_once_the_accuracy_is_there(attention, tmp_path):
     assert warned[0].endswith("Training stops.")
 
 
+class Late(Glancing):
+    """Logs its accuracy when callbacks have had their turn."""
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        pass
+
+    def on_validation_epoch_end(self) -> None:
+        super().validation_step(None, 0)
+
+
+def test_a_condition_on_what_the_module_logs_last_holds_in_its_own_epoch(attention, tmp_path):
+    check = AttentionCheck(str(attention), on_fail="stop", start_after="val_acc>0.8")
+    module = Late(9, left=3.0, accuracy=(0.5, 0.9, 0.5))
+    trainer, warned = checked(tmp_path, module, check, max_epochs=9)
+    assert trainer.current_epoch == 2
+    assert [m.splitlines()[0].split(",")[0] for m in warned] == ["FAIL  saliency at epoch 1"]
+
+
 def test_patience_waits_for_failures_in_a_row(attention, tmp_path):
     check = AttentionCheck(str(attention), on_fail="stop", start_after="val_acc>=0.8", patience=3)
     trainer, warned = checked(tmp_path, Glancing(9, left=3.0), check, max_epochs=9)
