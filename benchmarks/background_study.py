@@ -5,7 +5,7 @@
     python benchmarks/background_study.py --tables   # prints what the cache says
 
 Fashion-MNIST's garments at random places on stripes; the direction and width of the stripes may
-tell the class, their colours never do. See :mod:`studies`.
+tell the class, their colours never do. Half an hour on a free core. See :mod:`studies`.
 """
 
 from __future__ import annotations
