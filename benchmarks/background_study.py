@@ -1,8 +1,8 @@
 """Can the attention check tell a model that reads the background from one that reads the garment?
 
-    apt-get install dataset-fashion-mnist            # or --data FOLDER with its four files
-    python benchmarks/background_study.py            # trains what is not in the cache, then prints
-    python benchmarks/background_study.py --tables   # prints what the cache says
+    apt install dataset-fashion-mnist               # the data, on Debian or Ubuntu
+    python benchmarks/background_study.py           # trains what is not in the cache, then prints
+    python benchmarks/background_study.py --tables  # prints what the cache says
 
 Fashion-MNIST's garments at random places on stripes; the direction and width of the stripes may
 tell the class, their colours never do. Half an hour on a free core. See :mod:`studies`.

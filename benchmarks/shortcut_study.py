@@ -3,7 +3,8 @@
     python benchmarks/shortcut_study.py           # trains what is not in the cache, then prints
     python benchmarks/shortcut_study.py --tables  # prints what the cache says
 
-A quarter of an hour on a free core. The data and the network are those of ``examples/shortcut.py``. See :mod:`studies`.
+A quarter of an hour on a free core. The data and the network are those of
+``examples/shortcut.py``. See :mod:`studies`.
 """
 
 from __future__ import annotations
