@@ -330,6 +330,24 @@ def test_a_model_that_could_not_be_observed_in_the_end_does_not_pass_by_what_it_
     ]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_each_thing_that_fails_is_warned_of_once(tmp_path, monkeypatch):
+    def fail(*_: Any) -> None:
+        raise OSError("no strips")
+
+    monkeypatch.setattr(Touchy, "forward", fails_late(Touchy.forward))
+    monkeypatch.setattr("lightning_saliency.pictures.Artist.filmstrip", fail)
+    callback = SaliencyCallback(probe(), every_n_train_steps=2, on_error="warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state_after(tmp_path, callback)
+    told = [str(w.message) for w in caught if issubclass(w.category, SaliencyWarning)]
+    assert [t.split(", training goes on")[0] for t in told] == [
+        "observing the model (step 6) failed",
+        "drawing the film strips failed",
+    ]
+
+
 def fails_late(whole: Any) -> Any:
     def forward(module: Touchy, images: torch.Tensor) -> torch.Tensor:
         if images.requires_grad and module.current_epoch == 1:
