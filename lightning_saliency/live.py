@@ -105,9 +105,7 @@ def _gauge_of(probe: ProbeBatch, size: int, check: AttentionCheck | None) -> Gau
     if check is None:
         return Gauge.for_probe(probe, size)
     for requirement in check.requirements:
-        requirement.measures(
-            probe.masks
-        )  # on a region that is not there: not to be told at the end
+        requirement.measures(probe.masks)  # or raise, while nothing is lost yet
     classes = check.reference.classes if check.reference else None
     if classes is not None and len(classes) != len(probe):
         classes = None  # of another probe, which the verdict will say
