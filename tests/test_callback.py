@@ -232,9 +232,9 @@ def test_a_monitor_is_served_where_a_due_step_is_the_last_of_its_epoch(tmp_path)
 def test_a_run_that_is_over_when_its_time_is_is_observed_where_it_stopped(tmp_path):
     observer = callback()
     trainer = fit(tmp_path, observer, max_time={"seconds": 1}, max_epochs=-1)
-    (caption, step) = seen(observer)[-1]
-    assert (caption, step) == (f"epoch {(trainer.global_step - 1) // 5}", trainer.global_step - 1)
-    assert trainer.global_step > 0
+    last, steps_done = observer.state_dict()["history"]["last"], trainer.global_step
+    assert (last["caption"], last["step"]) == (f"epoch {(steps_done - 1) // 5}", steps_done - 1)
+    assert steps_done > 0
 
 
 @pytest.mark.parametrize("logger", [True, False], ids=["default-logger", "no-logger"])
