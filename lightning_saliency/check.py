@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.gauge import MASS_REDUCTIONS, MassReduce
 from lightning_saliency.judge import Seen, judge
-from lightning_saliency.maps import REDUCTIONS, Reduce
 from lightning_saliency.record import Numbers
 from lightning_saliency.reference import Reference
 from lightning_saliency.requirements import DEFAULT, Requirement, parse_all
@@ -40,7 +40,9 @@ class AttentionCheck:
             bounds are numbers can be judged.
         rule: Of the gradient that is measured. The plain one tells runs apart; guided backprop is
             good to look at and poor to judge by (Adebayo et al. 2018, arXiv 1810.03292).
-        reduce: How its channels are reduced; see :func:`maps.reduce_channels`.
+        reduce: How its channels are reduced: ``"square"``, ``"abs_sum"``, ``"abs_max"``, or
+            ``"contribution"``, gradient times contrast, which finds more where a shortcut is as
+            large as a background.
         require: Sentences such as ``"object.share >= 0.6"``, in addition to those that the
             reference holds. Without a reference: ``"moved_mass <= auto"`` and
             ``"*.share within auto"``.
@@ -59,7 +61,7 @@ class AttentionCheck:
         reference: Reference | str | None = None,
         *,
         rule: Rule = "gradient",
-        reduce: Reduce = "square",
+        reduce: MassReduce = "square",
         require: Sequence[str] | None = None,
         on_fail: OnFail = "warn",
         start_after: str | None = None,
@@ -67,7 +69,7 @@ class AttentionCheck:
     ) -> None:
         for name, value, choices in (
             ("rule", rule, RULES),
-            ("reduce", reduce, [r for r in REDUCTIONS if r != "max"]),  # a mass has no sign
+            ("reduce", reduce, MASS_REDUCTIONS),
             ("on_fail", on_fail, ON_FAIL),
         ):
             if value not in choices:
@@ -114,7 +116,7 @@ def _loaded(reference: Reference | str | Path | None) -> Reference | None:
     )
 
 
-def _check_measured_alike(reference: Reference, rule: Rule, reduce: Reduce) -> None:
+def _check_measured_alike(reference: Reference, rule: Rule, reduce: MassReduce) -> None:
     measured = reference.info.rule, reference.info.reduce
     if measured != (rule, reduce):
         raise ValueError(

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import Explanation, Request
-from lightning_saliency.maps import Reduce, shrink
+from lightning_saliency.maps import contributions, shrink
 from lightning_saliency.measures import moved_mass, profiles, share
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.record import Measured
 from lightning_saliency.requirements import MOVED_MASS
 from lightning_saliency.rules import Rule
 from lightning_saliency.snapshot import probabilities
+
+# What a mass can be made of: of one sign.
+MassReduce: TypeAlias = Literal["square", "abs_sum", "abs_max", "contribution"]
+MASS_REDUCTIONS: tuple[MassReduce, ...] = ("square", "abs_sum", "abs_max", "contribution")
 
 DRIFTS = ("drift.first", "drift.previous")  # plots, never gates: shortcut models drift less
 
@@ -25,20 +30,23 @@ class Gauge:
     """Measures where the gradient of one class an image lies.
 
     Attributes:
+        images: ``(N, C, H, W)``.
         masks: By region, ``(N, H, W)`` bool.
         multi_label: Whether an image may have several true classes.
         size: Pixels a side of the maps that are kept, at most.
         classes: ``(N,)`` int64; ``None`` for the classes that are predicted.
         rule: Of the gradient. The plain one by default: guided backprop is poor to judge by.
-        reduce: How its channels are reduced.
+        reduce: How its channels are reduced: as in :func:`maps.reduce_channels`, or
+            ``"contribution"``, :func:`maps.contributions`.
     """
 
+    images: Tensor
     masks: Mapping[str, Tensor]
     multi_label: bool
     size: int
     classes: Tensor | None
     rule: Rule = "gradient"
-    reduce: Reduce = "square"
+    reduce: MassReduce = "square"
 
     @classmethod
     def for_probe(
@@ -48,12 +56,12 @@ class Gauge:
         *,
         classes: Tensor | None = None,
         rule: Rule = "gradient",
-        reduce: Reduce = "square",
+        reduce: MassReduce = "square",
     ) -> Gauge:
         """The gauge of a probe: of its labels, or of ``classes`` where it has none."""
         labels = probe.first_labels()
         chosen = classes if labels is None else labels
-        return cls(probe.masks, probe.multi_label, size, chosen, rule, reduce)
+        return cls(probe.images, probe.masks, probe.multi_label, size, chosen, rule, reduce)
 
     def request(self, part: Callable[[Tensor], Tensor]) -> Request:
         """What has to be explained of this process's ``part`` of the images."""
@@ -61,7 +69,7 @@ class Gauge:
 
     def read(self, explanation: Explanation, part: Callable[[Tensor], Tensor]) -> Measured:
         """What is measured of an explanation of :meth:`request`."""
-        maps = explanation.maps(self.rule, self.reduce)[:, 0]
+        maps = self._maps(explanation, part)
         chances = probabilities(explanation.logits.float(), multi_label=self.multi_label)
         small = shrink(maps, self.size)
         peaks = small.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(small.dtype).tiny)
@@ -73,6 +81,12 @@ class Gauge:
             profiles=profiles(maps),
             shares={name: share(maps, mask) for name, mask in masks.items()},
         )
+
+    def _maps(self, explanation: Explanation, part: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.reduce != "contribution":
+            return explanation.maps(self.rule, self.reduce)[:, 0]
+        attribution = explanation[self.rule][:, 0]
+        return contributions(attribution, part(self.images).to(attribution))
 
 
 def names_of(regions: Iterable[str]) -> list[str]:

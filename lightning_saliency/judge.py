@@ -18,7 +18,8 @@ from lightning_saliency.requirements import MOVED_MASS, Requirement
 from lightning_saliency.verdict import Finding, Growth, Mark, Moved, Verdict, figures
 
 MOST_MOVED = 0.25  # of the mass, with fewer runs than tell a spread; more is warned of
-MOST_CHANGED = 0.5  # of a share, likewise
+MOST_CHANGED = 0.5  # of a share, likewise,
+LEAST_CHANGED = 0.02  # and no less than this of the whole: half of next to nothing is nothing
 _SHARE = ".share"
 
 
@@ -220,7 +221,8 @@ def _allowed_share(shares: Sequence[float], confidence: float) -> _Allowed:
     if len(shares) < ENOUGH:
         mean = math.fsum(shares) / len(shares)
         source = f"changed by half at most: {_too_few(len(shares))}"
-        low, high = mean * (1 - MOST_CHANGED), min(1.0, mean * (1 + MOST_CHANGED))
+        change = max(mean * MOST_CHANGED, LEAST_CHANGED)
+        low, high = max(0.0, mean - change), min(1.0, mean + change)
         return _Allowed(low, high, source, serious=False)
     return _Allowed(*share_bounds(shares, confidence), _told(shares))
 

@@ -47,6 +47,28 @@ def reduce_channels(attribution: Tensor, reduce: Reduce = "abs_max") -> Tensor:
     raise ValueError(f"`reduce` must be one of {', '.join(REDUCTIONS)}, got {reduce!r}.")
 
 
+def contributions(attribution: Tensor, images: Tensor) -> Tensor:
+    """How far, to first order, the logit falls where a pixel takes the mean colour of its image.
+
+    |Σ over channels of gradient · (pixel − mean)|: unlike the gradient, it does not depend on how
+    the channels were normalised, and what has the mean colour contributes nothing.
+
+    Args:
+        attribution: ``(N, C, H, W)``, one class an image.
+        images: ``(N, C, H, W)``, what was explained.
+
+    Returns:
+        ``(N, H, W)``, non-negative, in logits.
+
+    Example:
+        >>> attribution, images = torch.tensor([[[[2.0, 2.0]]]]), torch.tensor([[[[1.0, 3.0]]]])
+        >>> contributions(attribution, images)
+        tensor([[[2., 2.]]])
+    """
+    contrast = images - images.mean(dim=(-2, -1), keepdim=True)
+    return (attribution * contrast).sum(dim=-3).abs()
+
+
 def strongest_channel(attribution: Tensor) -> Tensor:
     """The signed value of the channel with the largest magnitude at each pixel.
 

@@ -26,20 +26,19 @@ def place_of(growth: Growth, probe: ProbeBatch) -> Tensor:
 
 
 def hidden(images: Tensor, place: Tensor) -> Tensor:
-    """``images`` with ``place`` filled with the mean colour of what is left of each.
+    """``images`` with ``place`` filled with the mean colour of each.
+
+    Of all of it: in the colour of what is left, a background would hide its object too.
 
     Args:
         images: ``(N, C, H, W)``.
         place: ``(N, H, W)`` bool.
 
     Example:
-        >>> hidden(torch.tensor([[[[9.0, 1.0, 3.0]]]]), torch.tensor([[[True, False, False]]]))
-        tensor([[[[2., 1., 3.]]]])
+        >>> hidden(torch.tensor([[[[8.0, 1.0, 3.0]]]]), torch.tensor([[[True, False, False]]]))
+        tensor([[[[4., 1., 3.]]]])
     """
-    left = (~place).unsqueeze(1).to(images.dtype)
-    count = left.sum(dim=(2, 3), keepdim=True)
-    mean = (images * left).sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
-    return torch.where(place.unsqueeze(1), mean, images)
+    return torch.where(place.unsqueeze(1), images.mean(dim=(2, 3), keepdim=True), images)
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from lightning_saliency.about import run_info
 from lightning_saliency.attribution import Forward, Plan, carry_out
-from lightning_saliency.gauge import Gauge, measures_of
+from lightning_saliency.gauge import Gauge, MassReduce, measures_of
 from lightning_saliency.judge import Seen, judge
-from lightning_saliency.maps import Reduce
 from lightning_saliency.occlusion import confirm
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.record import Observation, open_run
@@ -85,7 +84,7 @@ def _seen_now(
         _SIZE,
         classes=reference.classes,
         rule=cast(Rule, info.rule),
-        reduce=cast(Reduce, info.reduce),
+        reduce=cast(MassReduce, info.reduce),
     )
     plan = Plan(forward or (lambda model, images: model(images)))
     explained = carry_out(plan, model, probe.images, [gauge.request(_all)])[0]

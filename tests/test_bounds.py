@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_saliency.bounds import moved_mass_bound, share_bounds, student, upper
+from lightning_saliency.bounds import fisher, moved_mass_bound, share_bounds, student, upper
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 10, 29, 30])
@@ -42,9 +42,31 @@ def test_a_good_run_passes_as_often_as_was_promised(count):
     assert 0.04 < failed / 4000 < 0.06
 
 
-def test_runs_that_hardly_differ_leave_half_as_much_again():
-    assert moved_mass_bound([0.1, 0.1, 0.1], 0.99) == pytest.approx(0.15)
-    assert moved_mass_bound([0.05, 0.1, 0.2], 0.99) > 0.3
+@pytest.mark.parametrize("second", [2, 5, 15, 25, 50, 500])
+@pytest.mark.parametrize("first", [1, 2, 5, 19])
+@pytest.mark.parametrize("probability", [0.6, 0.99, 0.9975, 0.99995])
+def test_fisher_s_quantiles_are_scipy_s(probability, first, second):
+    expected = stats.f.ppf(probability, first, second)
+    assert fisher(probability, first, second) == pytest.approx(expected, rel=1e-8)
+
+
+def test_a_bound_on_moves_by_hand():
+    """The root mean square of 3, 4 and 5 tenths, and F(0.99; 5, 15) = 4.5556."""
+    expected = math.sqrt((0.09 + 0.16 + 0.25) / 3 * 4.5556)
+    assert moved_mass_bound([0.3, 0.4, 0.5], 0.99) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_good_runs_move_further_as_seldom_as_was_promised(count):
+    """Points that spread alike in five directions, each held against the mean of the others."""
+    draw = np.random.default_rng(0)
+    failed = 0
+    for points in draw.normal(size=(2000, count + 1, 5)):
+        good, new = points[:-1], points[-1]
+        rest = (good.sum(axis=0) - good) / (count - 1)
+        moves = np.linalg.norm(good - rest, axis=1).tolist()
+        failed += np.linalg.norm(new - good.mean(axis=0)) > moved_mass_bound(moves, 0.95)
+    assert failed / 2000 < 0.05
 
 
 def test_shares_are_bounded_by_their_ratio_and_stay_shares():

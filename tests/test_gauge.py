@@ -36,6 +36,15 @@ def test_the_label_s_squared_gradient_is_measured():
     assert float(found.maps.amax()) == 1
 
 
+def test_contributions_are_measured_where_they_are_asked_for():
+    images = probe()
+    gauge = Gauge.for_probe(images, 96, reduce="contribution")
+    explanation = explained(images, gauge)
+    mean = images.images.mean(dim=(2, 3), keepdim=True)
+    maps = (explanation["gradient"][:, 0] * (images.images - mean)).sum(dim=1).abs()
+    torch.testing.assert_close(gauge.read(explanation, same).profiles, profiles(maps))
+
+
 def test_of_a_probe_without_labels_the_predicted_class_is_measured_or_the_reference_s():
     images = ProbeBatch(probe().images)
     gauge = Gauge.for_probe(images, 96)

@@ -124,10 +124,7 @@ def test_what_is_warned_of_fails_where_that_is_asked_for():
 def test_the_bound_of_three_runs_by_hand():
     """Left out, 0.5 is 0.05 from the mean of the others, 0.5 is so too, and 0.6 is 0.1 away."""
     good = reference(even(0.5, 0.5, 0.6))
-    left_out = [0.05, 0.05, 0.1]
-    mean, spread = 0.2 / 3, math.sqrt(((0.05 / 3) ** 2 * 2 + (0.1 / 3) ** 2) / 2)
-    expected = mean + stats.t.ppf(0.99, 2) * spread * math.sqrt(4 / 3)
-    assert max(left_out) * 1.5 < expected
+    expected = math.sqrt((2 * 0.05**2 + 0.1**2) / 3 * stats.f.ppf(0.99, 5, 15))
     found = finding(held(seen([0.5] * 4), good))
     assert found.high == pytest.approx(expected)
     assert found.value == pytest.approx(0.1 / 3)
@@ -145,18 +142,16 @@ def test_the_bound_of_three_runs_by_hand():
 def test_the_bound_of_five_runs_by_hand():
     parts = [0.40, 0.45, 0.50, 0.55, 0.60]
     left_out = [abs(p - (2.5 - p) / 4) for p in parts]
-    mean = sum(left_out) / 5
-    spread = math.sqrt(sum((v - mean) ** 2 for v in left_out) / 4)
-    expected = mean + stats.t.ppf(0.99, 4) * spread * math.sqrt(6 / 5)
-    assert finding(held(seen([0.5] * 4), reference(even(*parts)))).high == pytest.approx(
-        max(expected, 1.5 * 0.125)
-    )
+    expected = math.sqrt(sum(v**2 for v in left_out) / 5 * stats.f.ppf(0.99, 5, 25))
+    found = finding(held(seen([0.5] * 4), reference(even(*parts))))
+    assert found.high == pytest.approx(expected)
 
 
-def test_runs_that_are_equally_far_apart_leave_half_as_much_again():
-    """Each is 0.4/3 from the mean of the others; their spread is none."""
+def test_runs_that_are_equally_far_apart_leave_twice_as_much():
+    """Each is 0.4/3 from the mean of the others: nothing is known of a spread, and none needed."""
     found = finding(held(seen([0.5] * 4), reference(even(0.4, 0.4, 0.6, 0.6))))
-    assert found.high == pytest.approx(0.2)
+    assert found.high == pytest.approx(0.4 / 3 * math.sqrt(stats.f.ppf(0.99, 5, 20)))
+    assert 1.9 < found.high / (0.4 / 3) < 2.1
 
 
 def test_a_bound_that_nothing_exceeds_says_so():
@@ -362,11 +357,10 @@ def test_a_class_that_moves_alone_is_warned_of_and_fails_where_warnings_do():
     assert [c.name for c in verdict.classes if c.surprising] == ["cow"]
     assert verdict.classes[0].index == 2
     assert verdict.classes[0].moved == pytest.approx(0.4)
-    left_out = [0.03, 0.0, 0.03]
-    mean, spread = 0.02, math.sqrt((2 * 0.01**2 + 0.02**2) / 2)
-    reach = stats.t.ppf(1 - 0.01 / 3, 2) * spread * math.sqrt(4 / 3)  # shared out over three
-    assert verdict.classes[0].bound == pytest.approx(max(mean + reach, 1.5 * max(left_out)))
-    assert verdict.warnings == (f"class cow moved 0.400 (bound {mean + reach:.3f})",)
+    square = (0.03**2 + 0.0**2 + 0.03**2) / 3
+    bound = math.sqrt(square * stats.f.ppf(1 - 0.01 / 3, 5, 15))  # shared out over three
+    assert verdict.classes[0].bound == pytest.approx(bound)
+    assert verdict.warnings == (f"class cow moved 0.400 (bound {bound:.3f})",)
     strict = held(run, reference(even(*parts)), ["moved_mass <= 0.5"], strict=True)
     assert strict.outcome == "fail"
 

@@ -52,7 +52,7 @@ def grown(region: str | None, row: int = 0, column: int = 0) -> Verdict:
 def test_hiding_what_the_model_leans_on_costs_the_label(verdict):
     found = confirm(verdict, Corner(), images(), measured())
     assert found.occluded.before == pytest.approx(0.9997)
-    assert found.occluded.after == pytest.approx(0.5)
+    assert found.occluded.after == pytest.approx(0.5, abs=0.01)  # 1/256 of the image is bright
 
 
 def test_hiding_another_place_costs_nothing():
@@ -82,11 +82,10 @@ def test_places_by_hand():
     assert torch.equal(place_of(Growth("mark", 0, 0, 0, 1), images()), images().masks["mark"])
 
 
-def test_a_place_is_filled_with_the_colour_of_the_rest():
-    picture = torch.tensor([[[[9.0, 1.0, 3.0]], [[0.0, 5.0, 5.0]]]])
+def test_a_place_is_filled_with_the_mean_colour():
+    picture = torch.tensor([[[[8.0, 1.0, 3.0]], [[0.0, 5.0, 4.0]]]])
     place = torch.tensor([[[True, False, False]]])
-    assert hidden(picture, place).tolist() == [[[[2.0, 1.0, 3.0]], [[5.0, 5.0, 5.0]]]]
-    assert bool(torch.isfinite(hidden(picture, torch.ones(1, 1, 3, dtype=torch.bool))).all())
+    assert hidden(picture, place).tolist() == [[[[4.0, 1.0, 3.0]], [[3.0, 5.0, 4.0]]]]
 
 
 def test_as_many_images_pass_at_a_time_as_may():
