@@ -19,7 +19,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
     Kept: the mode of every submodule, buffers, attributes of user-written modules (one level into
     lists, dicts and sets), ``.grad`` and ``requires_grad`` of parameters, the random streams of
-    torch, CUDA, numpy and python. Inside, compiled code runs eagerly, so that a graph shows its
+    torch, CUDA, MPS, numpy and python. Inside, compiled code runs eagerly, so that a graph shows its
     activations, and a module's own ``log`` and ``log_dict`` are silent.
 
     Works under ``no_grad`` and ``inference_mode``: tensors made inside are ordinary ones.
@@ -37,13 +37,27 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_streams_kept(seed: int | None = None) -> Iterator[None]:
-    """Give torch, CUDA, numpy and python their random states back; start from ``seed`` if given."""
+    """Give torch, its devices, numpy and python their random states back; start from ``seed``.
+
+    Args:
+        seed: Of the streams inside; ``None`` lets them go on. A GPU that was not used yet stays
+            so, and will start from what the run was seeded with.
+    """
     with _random_streams_kept():
         if seed is not None:
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
+            _seed(seed)
         yield
+
+
+def _seed(seed: int) -> None:
+    # Not `torch.manual_seed`: before CUDA is used, it would set the seed that CUDA starts from.
+    torch.default_generator.manual_seed(seed)
+    if _cuda_in_use():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 @contextmanager
@@ -51,6 +65,7 @@ def _random_streams_kept() -> Iterator[None]:
     cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
     # Asking for the state of a GPU that was never used would initialise it.
     cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         yield
     finally:
@@ -59,6 +74,8 @@ def _random_streams_kept() -> Iterator[None]:
         np.random.set_state(numpy)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
 
 
 def _cuda_in_use() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -450,11 +449,7 @@ def _transformed(photo: Image.Image, transform: Callable[[Any], Any]) -> Tensor:
             f"`transform` must be callable with a photo, got {transform!r}. With torchvision's "
             "weights it is `weights.transforms()`."
         )
-    with random_streams_kept():
-        # Not `torch.manual_seed`: before CUDA is used, it would set the seed that CUDA starts from.
-        torch.default_generator.manual_seed(_SEED)
-        np.random.seed(_SEED)
-        random.seed(_SEED)
+    with random_streams_kept(_SEED):
         made = transform(photo)
     if not isinstance(made, Tensor) or made.ndim != 3 or not made.is_floating_point():
         kind = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made)
