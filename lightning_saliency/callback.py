@@ -35,7 +35,7 @@ from lightning_saliency.pictures import Scale
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.ranks import Ranks
 from lightning_saliency.record import Observation, RunInfo
-from lightning_saliency.report import as_text
+from lightning_saliency.report import accepting, as_text
 from lightning_saliency.rules import Rule
 from lightning_saliency.schedule import Schedule
 from lightning_saliency.verdict import Verdict
@@ -149,7 +149,7 @@ class SaliencyWatch:
         self._observer: Observer | None = None
         self._epoch = self._told_epoch = -1  # that is trained; that monitors were told of
         self._steps_done = 0  # by the optimizers, at the last look
-        self._sharded = False
+        self._sharded = self._concluded = False
         self._warned: set[str] = set()  # of what failed
         self._info: RunInfo | None = None
         self._past: int | None = None  # the last step of it
@@ -288,7 +288,7 @@ class SaliencyWatch:
         )
         # Outside of training, what is in the folder is of the model's past, and stays.
         self._past = self._logbook.last_step if self._stage == "fit" else None
-        self._info = None
+        self._info, self._concluded = None, False
 
     def _observe_alone(self, trainer: Any, pl_module: Any, caption: str) -> None:
         """Observe outside of training, once; a failure there does not cost the metrics."""
@@ -334,11 +334,15 @@ class SaliencyWatch:
                 self._info = begin_record(self._observer, self.name, told, after=self._past)
             step = self._logbook.turn_page(step)
             model = callable_model(trainer, pl_module)
-            self._seen = self._observer.observe(model, caption, step, epoch=self._epoch)
+            shown, self._seen = self._observer.observe(model, caption, step, epoch=self._epoch)
+            self._observer.keep(shown, self._seen)
 
     def _conclude(self, trainer: Any, *, finished: bool) -> None:
-        """Draw the film strips, and write down how the run ended."""
+        """Draw the film strips, and write down how the run ended; once."""
+        if self._concluded:
+            return
         _in_turn(self._draw_filmstrips, lambda: self._end_record(trainer, finished=finished))
+        self._concluded = True
 
     def _draw_filmstrips(self) -> None:
         if self._observer is None:
@@ -386,7 +390,12 @@ class SaliencyWatch:
         told: str = verdict.outcome
         with self._tolerant("telling what came of the check"):
             moment = f" at {self._seen.caption}" if self._seen is not None else ""
-            told = as_text(verdict, f"{self.name}{moment}")
+            told = as_text(
+                verdict,
+                f"{self.name}{moment}",
+                pictures=self._drawn_at(gate),
+                accept=self._accept(gate),
+            )
         if gate.shut and gate.check.on_fail == "raise":
             _in_turn(
                 lambda: None if last else self._conclude(trainer, finished=False),
@@ -394,11 +403,22 @@ class SaliencyWatch:
             )
         if gate.shut and gate.check.on_fail == "stop":
             trainer.should_stop = True
-            told += "\n  Training stops."
+            told += "" if last else "\n  Training stops."
         if verdict.outcome == "pass" and not verdict.warnings:
             rank_zero_info(told.splitlines()[0])
         elif trainer.is_global_zero:
             self._say(told)
+
+    def _drawn_at(self, gate: Gate) -> str:
+        """Where the picture of a verdict is."""
+        return "" if gate.check.reference is None else f"logged as {self.name}_attention/difference"
+
+    def _accept(self, gate: Gate) -> str:
+        """The command that accepts a change, where the run is recorded and the reference kept."""
+        recorder = None if self._observer is None else self._observer.recorder
+        if recorder is None or gate.check.folder is None:
+            return ""
+        return accepting(str(recorder.folder), str(gate.check.folder))
 
     @contextmanager
     def _tolerant(self, doing: str, when: str = "") -> Iterator[None]:

@@ -331,6 +331,20 @@ def test_a_model_that_could_not_be_observed_in_the_end_does_not_pass_by_what_it_
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_run_interrupted_while_it_is_judged_is_over_all_the_same(tmp_path, monkeypatch):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_saliency.check.judge", interrupted)
+    check = copy.copy(failing_check())
+    check.start_after = None
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        state_after(tmp_path, SaliencyCallback(probe(), targets="label", check=check))
+    assert open_run(tmp_path).info.finished
+    assert logged(tmp_path, "saliency_filmstrip") == [[9]] * 4  # and not twice
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_each_thing_that_fails_is_warned_of_once(tmp_path, monkeypatch):
     def fail(*_: Any) -> None:
         raise OSError("no strips")
