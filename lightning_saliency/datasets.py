@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
@@ -78,25 +81,36 @@ def _labels_by_item(dataset: Any, length: int) -> dict[int, int]:
 def _listed_labels(dataset: Any) -> list[int] | None:
     """The labels that a dataset lists in ``targets`` or ``labels``; through a ``Subset`` too."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
-        second = dataset.tensors[1]
-        integers = not second.is_floating_point() and second.ndim == 1
-        return second.tolist() if integers else None
+        return _as_integers(dataset.tensors[1])
     if isinstance(dataset, Subset):
         labels = _listed_labels(dataset.dataset)
         return None if labels is None else [labels[i] for i in dataset.indices]
     for name in ("targets", "labels"):
         listed = getattr(dataset, name, None)
         if listed is not None and not callable(listed):
-            values = torch.as_tensor(listed) if _is_numeric(listed) else None
-            if values is not None and values.ndim == 1 and len(values) == len(dataset):
-                return [int(value) for value in values.tolist()]
+            values = _as_integers(listed)
+            if values is not None and len(values) == len(dataset):
+                return values
     return None
 
 
-def _is_numeric(listed: Any) -> bool:
-    if isinstance(listed, list | tuple):
-        return bool(listed) and all(isinstance(item, int) for item in listed)
-    return hasattr(listed, "dtype")
+def _as_integers(listed: Any) -> list[int] | None:
+    """An integer an item, of a list, array, tensor or column of a table; ``None`` for all else."""
+    if isinstance(listed, Tensor):
+        listed = listed.tolist()
+    if isinstance(listed, list | tuple) and (not listed or _as_integer(listed[0]) is None):
+        return None  # of names, or of masks that would all be copied
+    try:
+        values = np.asarray(listed)
+    except (TypeError, ValueError):  # items of different lengths
+        return None
+    return values.tolist() if values.ndim == 1 and values.dtype.kind in "iu" else None
+
+
+def _as_integer(found: Any) -> int | None:
+    if isinstance(found, Tensor | np.ndarray):
+        found = found.item() if math.prod(found.shape) == 1 else None
+    return int(found) if isinstance(found, Integral) and not isinstance(found, bool) else None
 
 
 def _labels_of_items(items: Iterable[Any]) -> list[int]:
@@ -115,9 +129,7 @@ def _label_of_item(item: Any) -> int | None:
         found = next((item[key] for key in _LABEL_KEYS if key in item), None)
     elif isinstance(item, tuple | list) and len(item) > 1:
         found = item[1]
-    if isinstance(found, Tensor) and found.numel() == 1 and not found.is_floating_point():
-        return int(found)
-    return found if isinstance(found, int) else None
+    return _as_integer(found)
 
 
 def images_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
