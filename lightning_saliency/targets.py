@@ -69,7 +69,7 @@ def check_words(wanted: str | Sequence[int] | Sequence[str]) -> None:
 
 def _by_word(word: str, probe: ProbeBatch, num_classes: int) -> Tensor | None:
     check_words(word)
-    if word == "all" or (word == "auto" and num_classes <= _ALL_UP_TO):
+    if word == "all" or num_classes == 1 or (word == "auto" and num_classes <= _ALL_UP_TO):
         return None
     labels = _labels(probe)
     if word == "label":
@@ -77,8 +77,10 @@ def _by_word(word: str, probe: ProbeBatch, num_classes: int) -> Tensor | None:
             raise ValueError("`targets='label'` needs labels: pass `ProbeBatch(images, labels)`.")
         return labels
     if word == "auto":
-        others = _strongest(probe, _OTHERS if labels is not None else _OTHERS + 1)
-        return others if labels is None else torch.cat([labels, others], dim=1)
+        if labels is None:
+            return _strongest(probe, _OTHERS + 1)
+        left = max(0, num_classes - labels.shape[1])  # by the image with the most labels
+        return torch.cat([labels, _strongest(probe, min(_OTHERS, left))], dim=1)
     count = 1 if word == "predicted" else int(word.removeprefix("top"))
     return _strongest(probe, min(count, num_classes))
 
