@@ -114,7 +114,7 @@ def explain(
     """
     if isinstance(rules, str):
         raise ValueError(f"`rules` must be a tuple such as ('gradient',), got {rules!r}.")
-    plan = Plan(forward or _call, chunk_size)
+    plan = Plan(forward or call_plainly, chunk_size)
     return carry_out(plan, model, images, [Request(tuple(rules), targets)])[0]
 
 
@@ -177,7 +177,8 @@ def carry_out(
     return explanations
 
 
-def _call(model: nn.Module, images: Tensor) -> Any:
+def call_plainly(model: nn.Module, images: Tensor) -> Any:
+    """How a model is called where nothing else is said."""
     return model(images)
 
 
@@ -276,6 +277,17 @@ def _input_gradient(
 
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = None) -> int:
+    """How many logits ``model`` has, tried on the first of ``images``.
+
+    Raises:
+        SaliencyError: What it returns holds no logits.
+    """
+    with undisturbed(model):
+        output = (forward or call_plainly)(model, images[:1].to(_device_of(model, images)))
+        return find_logits(output, 1).shape[1]
 
 
 def find_logits(output: Any, count: int) -> Tensor:

@@ -30,12 +30,13 @@ from lightning_saliency.live import (
 from lightning_saliency.logbook import Logbook
 from lightning_saliency.monitors import check_monitors
 from lightning_saliency.observer import Observer, check_tags
+from lightning_saliency.occlusion import doubtful
 from lightning_saliency.options import OnError, Options
 from lightning_saliency.pictures import Scale
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.ranks import Ranks
 from lightning_saliency.record import Observation, RunInfo
-from lightning_saliency.report import as_text
+from lightning_saliency.report import accepting, as_text
 from lightning_saliency.rules import Rule
 from lightning_saliency.schedule import Schedule
 from lightning_saliency.verdict import Verdict
@@ -334,7 +335,8 @@ class SaliencyWatch:
                 self._info = begin_record(self._observer, self.name, told, after=self._past)
             step = self._logbook.turn_page(step)
             model = callable_model(trainer, pl_module)
-            self._seen = self._observer.observe(model, caption, step, epoch=self._epoch)
+            shown, self._seen = self._observer.observe(model, caption, step, epoch=self._epoch)
+            self._observer.keep(shown, self._seen)
 
     def _conclude(self, trainer: Any, *, finished: bool) -> None:
         """Draw the film strips, and write down how the run ended; once."""
@@ -389,7 +391,12 @@ class SaliencyWatch:
         told: str = verdict.outcome
         with self._tolerant("telling what came of the check"):
             moment = f" at {self._seen.caption}" if self._seen is not None else ""
-            told = as_text(verdict, f"{self.name}{moment}")
+            told = as_text(
+                verdict,
+                f"{self.name}{moment}",
+                pictures=self._drawn_at(verdict),
+                accept=self._accept(gate),
+            )
         if gate.shut and gate.check.on_fail == "raise":
             _in_turn(
                 lambda: None if last else self._conclude(trainer, finished=False),
@@ -397,11 +404,22 @@ class SaliencyWatch:
             )
         if gate.shut and gate.check.on_fail == "stop":
             trainer.should_stop = True
-            told += "\n  Training stops."
+            told += "" if last else "\n  Training stops."
         if verdict.outcome == "pass" and not verdict.warnings:
             rank_zero_info(told.splitlines()[0])
         elif trainer.is_global_zero:
             self._say(told)
+
+    def _drawn_at(self, verdict: Verdict) -> str:
+        """Where the picture of a verdict is, if one was drawn."""
+        return f"logged as {self.name}_attention/difference" if doubtful(verdict) else ""
+
+    def _accept(self, gate: Gate) -> str:
+        """The command that accepts a change, where the run is recorded and the reference kept."""
+        recorder = None if self._observer is None else self._observer.recorder
+        if recorder is None or gate.check.folder is None:
+            return ""
+        return accepting(str(recorder.folder), str(gate.check.folder))
 
     @contextmanager
     def _tolerant(self, doing: str, when: str = "") -> Iterator[None]:

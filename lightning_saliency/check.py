@@ -67,20 +67,12 @@ class AttentionCheck:
         start_after: str | None = None,
         patience: int = 1,
     ) -> None:
-        for name, value, choices in (
-            ("rule", rule, RULES),
-            ("reduce", reduce, MASS_REDUCTIONS),
-            ("on_fail", on_fail, ON_FAIL),
-        ):
-            if value not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
-        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
-            raise ValueError(f"`patience` must be an integer of at least 1, got {patience!r}.")
-        if patience > 1 and start_after is None:
-            raise ValueError(
-                "`patience` of more than 1 needs `start_after`: without, one observation is judged."
-            )
+        _check_choices(
+            rule=(rule, RULES), reduce=(reduce, MASS_REDUCTIONS), on_fail=(on_fail, ON_FAIL)
+        )
+        _check_when(on_fail, start_after, patience)
         self.reference = _loaded(reference)
+        self.folder = Path(reference) if isinstance(reference, str | Path) else None
         if self.reference is not None:
             _check_measured_alike(self.reference, rule, reduce)
         if rule != "gradient":
@@ -103,6 +95,25 @@ class AttentionCheck:
     def judge(self, seen: Seen) -> Verdict:
         """The verdict on a run at an observation."""
         return judge(seen, self.reference, self.requirements)
+
+
+def _check_choices(**arguments: tuple[object, Sequence[str]]) -> None:
+    for name, (value, choices) in arguments.items():
+        if value not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def _check_when(on_fail: str, start_after: str | None, patience: object) -> None:
+    if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
+        raise ValueError(f"`patience` must be an integer of at least 1, got {patience!r}.")
+    if patience > 1 and start_after is None:
+        raise ValueError(
+            "`patience` of more than 1 needs `start_after`: without, one observation is judged."
+        )
+    if on_fail == "stop" and start_after is None:
+        raise ValueError(
+            "`on_fail='stop'` needs `start_after`: without, training is over when it is judged."
+        )
 
 
 def _loaded(reference: Reference | str | Path | None) -> Reference | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ from lightning_saliency.grid import encode
 from lightning_saliency.judge import Seen, judge
 from lightning_saliency.record import Run, open_run
 from lightning_saliency.reference import REFERENCE_FILE, Reference
-from lightning_saliency.report import Paint, as_json, as_junit, as_text, plain
+from lightning_saliency.report import Paint, accepting, as_json, as_junit, as_text, plain
 from lightning_saliency.requirements import DEFAULT, parse_all
 from lightning_saliency.tables import compare_runs, describe_run
 from lightning_saliency.verdict import EXIT_CODES, Verdict
@@ -180,11 +179,8 @@ def _draw(run: Run, seen: Seen, reference: Reference, verdict: Verdict) -> str:
 def _tell_verdict(
     options: argparse.Namespace, verdict: Verdict, name: str, pictures: str = ""
 ) -> int:
-    accept = (
-        f"lightning-saliency approve {shlex.quote(options.run)} "
-        f"--reference {shlex.quote(options.reference)} --reason '…'"
-    )
-    tell = partial(as_text, verdict, name, pictures=plain(pictures), accept=plain(accept))
+    accept = accepting(options.run, options.reference)
+    tell = partial(as_text, verdict, name, pictures=plain(pictures), accept=accept)
     print(tell(paint=_paint()), flush=True)
     if options.json:
         _write(options.json, as_json(verdict, name).encode())

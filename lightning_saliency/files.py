@@ -103,7 +103,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError(f"its header claims {header} bytes")
         with safetensors.safe_open(path, "pt") as opened:
             about = _object((opened.metadata() or {})["about"].encode())
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            # Copies: a file that is mapped and then overwritten would end the process.
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except UNREADABLE as error:
         raise damaged(path, error) from error
     return about, tensors

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import Explanation, Request
-from lightning_saliency.maps import contributions, shrink
+from lightning_saliency.maps import contributions, exactly, shrink
 from lightning_saliency.measures import moved_mass, profiles, share
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.record import Measured
 from lightning_saliency.requirements import MOVED_MASS
 from lightning_saliency.rules import Rule
-from lightning_saliency.snapshot import probabilities
+from lightning_saliency.snapshot import chances_of
 
 # What a mass can be made of: of one sign.
 MassReduce: TypeAlias = Literal["square", "abs_sum", "abs_max", "contribution"]
@@ -35,6 +35,7 @@ class Gauge:
         multi_label: Whether an image may have several true classes.
         size: Pixels a side of the maps that are kept, at most.
         classes: ``(N,)`` int64; ``None`` for the classes that are predicted.
+        one_logit: Whether the model has a single one, which stands for class 1 against class 0.
         rule: Of the gradient. The plain one by default: guided backprop is poor to judge by.
         reduce: How its channels are reduced: as in :func:`maps.reduce_channels`, or
             ``"contribution"``, :func:`maps.contributions`.
@@ -47,6 +48,7 @@ class Gauge:
     classes: Tensor | None
     rule: Rule = "gradient"
     reduce: MassReduce = "square"
+    one_logit: bool = False
 
     @classmethod
     def for_probe(
@@ -57,30 +59,52 @@ class Gauge:
         classes: Tensor | None = None,
         rule: Rule = "gradient",
         reduce: MassReduce = "square",
+        one_logit: bool = False,
     ) -> Gauge:
         """The gauge of a probe: of its labels, or of ``classes`` where it has none."""
         labels = probe.first_labels()
-        chosen = classes if labels is None else labels
-        return cls(probe.images, probe.masks, probe.multi_label, size, chosen, rule, reduce)
+        if classes is not None and len(classes) != len(probe):
+            classes = None  # of another probe, which a verdict will say
+        return cls(
+            images=probe.images,
+            masks=probe.masks,
+            multi_label=probe.multi_label,
+            size=size,
+            classes=classes if labels is None else labels,
+            rule=rule,
+            reduce=reduce,
+            one_logit=one_logit,
+        )
 
     def request(self, part: Callable[[Tensor], Tensor]) -> Request:
         """What has to be explained of this process's ``part`` of the images."""
-        return Request((self.rule,), "predicted" if self.classes is None else part(self.classes))
+        if self.classes is None or self.one_logit:  # of which there is but one to explain
+            return Request((self.rule,), "predicted")
+        return Request((self.rule,), part(self.classes))
 
     def read(self, explanation: Explanation, part: Callable[[Tensor], Tensor]) -> Measured:
         """What is measured of an explanation of :meth:`request`."""
-        maps = self._maps(explanation, part)
-        chances = probabilities(explanation.logits.float(), multi_label=self.multi_label)
+        maps = exactly(self._maps(explanation, part))
+        logits, classes = explanation.logits.float(), self._classes(explanation, part)
         small = shrink(maps, self.size)
         peaks = small.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(small.dtype).tiny)
         masks = {name: part(mask).to(maps.device) for name, mask in self.masks.items()}
         return Measured(
-            classes=explanation.targets[:, 0],
-            chances=chances.gather(1, explanation.targets)[:, 0].detach(),
+            classes=classes,
+            chances=chances_of(logits, classes, multi_label=self.multi_label).detach(),
             maps=(small / peaks).half(),
             profiles=profiles(maps),
             shares={name: share(maps, mask) for name, mask in masks.items()},
         )
+
+    def _classes(self, explanation: Explanation, part: Callable[[Tensor], Tensor]) -> Tensor:
+        """The class of each image that is measured, ``(N,)``."""
+        explained = explanation.targets[:, 0]
+        if not self.one_logit or self.multi_label:
+            return explained
+        if self.classes is None:
+            return torch.ones_like(explained)
+        return part(self.classes).to(explained)
 
     def _maps(self, explanation: Explanation, part: Callable[[Tensor], Tensor]) -> Tensor:
         if self.reduce != "contribution":

@@ -68,7 +68,8 @@ def judge(
     empty = _unmeasured(seen, reference)
     verdict = replace(verdict, left_out=int(empty.sum()))
     if 2 * verdict.left_out >= len(empty):
-        why = f"{verdict.left_out} of {len(empty)} maps are all zero or not finite"
+        here = "here or in a good run " if reference is not None else ""
+        why = f"{verdict.left_out} of {len(empty)} maps are {here}all zero or not finite"
         return replace(verdict, outcome="inconclusive", why=why)
     seen, reference = _without(empty, seen, reference)
     if reference is not None:

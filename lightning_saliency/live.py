@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_saliency.about import run_info
-from lightning_saliency.attribution import Forward, Plan
+from lightning_saliency.attribution import Forward, Plan, count_classes
 from lightning_saliency.check import AttentionCheck
 from lightning_saliency.differences import draw
+from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.files import safe_name
 from lightning_saliency.gauge import Gauge
 from lightning_saliency.judge import Seen
 from lightning_saliency.logbook import Logbook
 from lightning_saliency.loggers import PictureLog, run_folder
-from lightning_saliency.observer import Observer, count_classes
+from lightning_saliency.observer import Observer
+from lightning_saliency.occlusion import doubtful
 from lightning_saliency.options import Options
 from lightning_saliency.pictures import Artist
 from lightning_saliency.probe import ProbeBatch
@@ -76,11 +79,16 @@ def observer_of(
     ranks = Ranks(trainer)
     forward = in_precision_of(trainer, options.forward)
     with ranks.together("trying the model on an image of the probe"):
-        classes = count_classes(callable_model(trainer, pl_module), probe, forward)
+        classes = count_classes(callable_model(trainer, pl_module), probe.images, forward)
     folder = run_folder(trainer)
     first, log = ranks.rank == 0, PictureLog(trainer.loggers, folder, options.image_format)
     artist = Artist(
-        probe, style=options.style, scale=options.scale, size=options.tile_size, rule=options.rule
+        probe,
+        style=options.style,
+        scale=options.scale,
+        size=options.tile_size,
+        rule=options.rule,
+        one_logit=classes == 1,
     )
     recorder = None
     if first and options.record and folder is not None:
@@ -95,21 +103,27 @@ def observer_of(
         log=log if first else None,
         ranks=ranks,
         logbook=logbook,
-        gauge=_gauge_of(probe, artist.size, check),
+        gauge=_gauge_of(probe, artist.size, check, one_logit=classes == 1),
         recorder=recorder,
         reference=check.reference.profile() if check and check.reference else None,
     )
 
 
-def _gauge_of(probe: ProbeBatch, size: int, check: AttentionCheck | None) -> Gauge:
+def _gauge_of(
+    probe: ProbeBatch, size: int, check: AttentionCheck | None, *, one_logit: bool
+) -> Gauge:
     if check is None:
-        return Gauge.for_probe(probe, size)
+        return Gauge.for_probe(probe, size, one_logit=one_logit)
     for requirement in check.requirements:
         requirement.measures(probe.masks)  # or raise, while nothing is lost yet
-    classes = check.reference.classes if check.reference else None
-    if classes is not None and len(classes) != len(probe):
-        classes = None  # of another probe, which the verdict will say
-    return Gauge.for_probe(probe, size, classes=classes, rule=check.rule, reduce=check.reduce)
+    return Gauge.for_probe(
+        probe,
+        size,
+        classes=check.reference.classes if check.reference else None,
+        rule=check.rule,
+        reduce=check.reduce,
+        one_logit=one_logit,
+    )
 
 
 def begin_record(
@@ -129,15 +143,23 @@ def begin_record(
         photos = observer.artist.photos()
         if observer.recorder is not None and after is not None:
             observer.recorder.begin(info, photos, after=after)
-        elif observer.recorder is not None:
-            observer.recorder.join(info, photos)
+        elif observer.recorder is not None and not observer.recorder.join(info, photos):
+            folder, observer.recorder = observer.recorder.folder, None
+            warnings.warn(
+                f"{folder} holds the record of a run of another probe or rule: what is seen now is "
+                "not recorded there. Log to another folder, or pass the same `probe`.",
+                SaliencyWarning,
+                stacklevel=2,
+            )
+        last = -1 if observer.recorder is None else observer.recorder.last_step()
+    # A step of the record's past would overwrite it.
+    observer.logbook.last_step = max(observer.logbook.last_step, observer.ranks.of_first(last))
     return info
 
 
 def log_verdict(observer: Observer, check: AttentionCheck, seen: Seen, verdict: Verdict) -> None:
     """Log the picture of a verdict that is not clean. Collective."""
-    unclean = verdict.outcome == "fail" or bool(verdict.warnings)
     with observer.ranks.together("drawing what moved"):
-        if observer.log is not None and check.reference is not None and unclean:
+        if observer.log is not None and check.reference is not None and doubtful(verdict):
             picture = draw(seen, check.reference, verdict)
             observer.log_picture("attention/difference", picture, seen.observation.step)

@@ -87,6 +87,11 @@ def strongest_channel(attribution: Tensor) -> Tensor:
     return torch.where(highest >= -lowest, highest, lowest)
 
 
+def exactly(maps: Tensor) -> Tensor:
+    """``maps`` where they can be measured: Apple's GPUs have no float64, and pool wrongly."""
+    return maps.cpu() if maps.device.type == "mps" else maps
+
+
 def shrink(signed: Tensor, size: int) -> Tensor:
     """Bring maps down to at most ``size`` pixels a side, keeping the strongest value of each block.
 

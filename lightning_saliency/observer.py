@@ -11,21 +11,18 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution import (
     Explanation,
-    Forward,
     Plan,
     Request,
     carry_out,
-    find_logits,
 )
 from lightning_saliency.classes import Targets
 from lightning_saliency.errors import SaliencyError
 from lightning_saliency.files import safe_name
 from lightning_saliency.gauge import Gauge, mean_profile, measures_of, names_of
 from lightning_saliency.grid import Picture
-from lightning_saliency.isolation import undisturbed
 from lightning_saliency.logbook import Logbook
 from lightning_saliency.loggers import PictureLog
-from lightning_saliency.occlusion import confirm
+from lightning_saliency.occlusion import chances_without, doubtful, told_of
 from lightning_saliency.pictures import Artist
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.ranks import Ranks
@@ -77,8 +74,10 @@ class Observer:
     def __post_init__(self) -> None:
         self.fingerprint = self.probe.fingerprint  # of megabytes: once
 
-    def observe(self, model: nn.Module, caption: str, step: int, *, epoch: int = -1) -> Observation:
-        """Explain the probe by ``model``; draw, measure, log and record what is seen.
+    def observe(
+        self, model: nn.Module, caption: str, step: int, *, epoch: int = -1
+    ) -> tuple[Snapshot, Observation]:
+        """Explain the probe by ``model`` and measure it; what is seen, to be shown and recorded.
 
         Raises:
             SaliencyError: Another process failed.
@@ -94,26 +93,37 @@ class Observer:
             read = self.gauge.read(judged, self.ranks.part)
         snapshot = seen.map_tensors(self._of_all_ranks).cpu()
         measured = read.map_tensors(lambda rows: self._of_all_ranks(rows).cpu())
-        with self.ranks.together("logging what was seen"):
+        with self.ranks.together("noting what was seen"):
             observation = self._observation(snapshot, measured, epoch)
             self.logbook.add(snapshot, mean_profile(measured))
             self.logbook.measured = self._tagged(observation.measures)
+        return snapshot, observation
+
+    def keep(self, snapshot: Snapshot, observation: Observation) -> None:
+        """Record, draw and log what was seen. Collective.
+
+        Raises:
+            SaliencyError: Another process failed.
+            Exception: Whatever failed in this one; what was seen is seen all the same.
+        """
+        with self.ranks.together("logging what was seen"):
             self._log(snapshot, observation)
-        return observation
 
     def confirm(self, verdict: Verdict, model: nn.Module, measured: Measured) -> Verdict:
         """``verdict``, and whether ``model`` leans on what gained most. Collective."""
+        if verdict.growth is None or not doubtful(verdict):
+            return verdict
         with self.ranks.together("hiding what gained most"):
-            return confirm(
-                verdict,
+            after = chances_without(
+                verdict.growth,
                 model,
                 self.probe,
                 measured,
                 self.plan.forward,
                 chunk_size=self.plan.chunk_size,
                 part=self.ranks.part,
-                whole=self._of_all_ranks,
             )
+        return told_of(verdict, measured, self._of_all_ranks(after))
 
     def log_picture(self, tag: str, picture: Picture, step: int) -> None:
         """Log a picture of another kind under a tag that begins as ours do."""
@@ -234,15 +244,3 @@ def check_tags(tag: str, others: Sequence[str], probe: ProbeBatch | None) -> Non
             f"an image and a scalar would both be logged as {min(twice)!r}, which hides one of "
             "them; give the image another name in `names` of the probe."
         )
-
-
-def count_classes(model: nn.Module, probe: ProbeBatch, forward: Forward) -> int:
-    """How many logits ``model`` has, tried on one image.
-
-    Raises:
-        SaliencyError: What it returns holds no logits.
-    """
-    first = next(model.parameters(), probe.images)
-    with undisturbed(model):
-        logits = find_logits(forward(model, probe.images[:1].to(first.device)), 1)
-    return logits.shape[1]

@@ -13,7 +13,7 @@ from lightning_saliency.isolation import undisturbed
 from lightning_saliency.measures import cell_mask
 from lightning_saliency.probe import ProbeBatch
 from lightning_saliency.record import Measured
-from lightning_saliency.snapshot import probabilities
+from lightning_saliency.snapshot import chances_of
 from lightning_saliency.verdict import Growth, Occluded, Verdict
 
 
@@ -41,20 +41,12 @@ def hidden(images: Tensor, place: Tensor) -> Tensor:
     return torch.where(place.unsqueeze(1), images.mean(dim=(2, 3), keepdim=True), images)
 
 
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 def confirm(
     verdict: Verdict,
     model: nn.Module,
     probe: ProbeBatch,
     measured: Measured,
     forward: Forward | None = None,
-    *,
-    chunk_size: int | None = None,
-    part: Callable[[Tensor], Tensor] = _same,
-    whole: Callable[[Tensor], Tensor] = _same,
 ) -> Verdict:
     """Hide what gained most, where a verdict is not clean: does the model lean on it?
 
@@ -64,19 +56,54 @@ def confirm(
         probe: The images.
         measured: What was measured of them.
         forward: ``forward(model, images)`` returns the logits.
-        chunk_size: Images in one forward pass; all by default.
-        part: Takes the rows of a tensor that this process computes.
-        whole: Brings the rows of all processes together.
     """
-    if verdict.growth is None or not (verdict.outcome == "fail" or verdict.warnings):
+    if verdict.growth is None or not doubtful(verdict):
         return verdict
-    place = place_of(verdict.growth, probe)
-    images, classes = part(hidden(probe.images, place)), part(measured.classes)
-    chunks = torch.split(images, chunk_size or len(images))
-    known = probabilities(_logits(model, chunks, forward), multi_label=probe.multi_label)
-    after = whole(known.gather(1, classes.to(known.device)[:, None])[:, 0])
+    return told_of(
+        verdict, measured, chances_without(verdict.growth, model, probe, measured, forward)
+    )
+
+
+def doubtful(verdict: Verdict) -> bool:
+    """Whether a verdict is worth a forward pass: a failure, or one with warnings."""
+    return verdict.growth is not None and (verdict.outcome == "fail" or bool(verdict.warnings))
+
+
+def told_of(verdict: Verdict, measured: Measured, after: Tensor) -> Verdict:
+    """``verdict`` with the probabilities ``(N,)`` that hiding the place leaves."""
     before = float(measured.chances.mean())
     return replace(verdict, occluded=Occluded(before=before, after=float(after.mean())))
+
+
+def chances_without(
+    growth: Growth,
+    model: nn.Module,
+    probe: ProbeBatch,
+    measured: Measured,
+    forward: Forward | None = None,
+    *,
+    chunk_size: int | None = None,
+    part: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The probability of the measured class of each image without what gained most.
+
+    Args:
+        growth: What gained most.
+        model: Left as it is found.
+        probe: The images.
+        measured: What was measured of them.
+        forward: ``forward(model, images)`` returns the logits.
+        chunk_size: Images in one forward pass; all by default.
+        part: Takes the rows of a tensor that this process computes; all by default.
+
+    Returns:
+        ``(N,)``, this process's, on the device of the model.
+    """
+    images, classes = hidden(probe.images, place_of(growth, probe)), measured.classes
+    if part is not None:
+        images, classes = part(images), part(classes)
+    logits = _logits(model, torch.split(images, chunk_size or len(images)), forward)
+    return chances_of(logits, classes, multi_label=probe.multi_label)
 
 
 def _logits(model: nn.Module, chunks: Sequence[Tensor], forward: Forward | None) -> Tensor:

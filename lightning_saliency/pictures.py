@@ -33,12 +33,20 @@ class Artist:
             logits per input unit, so that strengths can be compared over the whole run.
         size: Pixels a side of a tile, at most.
         rule: Named in each picture.
+        one_logit: Whether the model has a single one, which stands for class 1 against class 0.
     """
 
     def __init__(
-        self, probe: ProbeBatch, *, style: Style, scale: Scale, size: int, rule: str
+        self,
+        probe: ProbeBatch,
+        *,
+        style: Style,
+        scale: Scale,
+        size: int,
+        rule: str,
+        one_logit: bool = False,
     ) -> None:
-        self._probe = probe
+        self._probe, self._binary = probe, one_logit and not probe.multi_label
         self.size = sharp_size(probe.images.shape[-2], probe.images.shape[-1], size)
         self._style, self._scale = style, scale
         self._aside = rule.replace("_", " ") + ("" if scale == "map" else f" ±{scale:g}")
@@ -77,7 +85,7 @@ class Artist:
     def _row_name(self, k: int, targets: Tensor, steady: bool) -> str:
         """The class of a row; where it changes from one snapshot to the next, its rank."""
         if steady:
-            return self._probe.class_name(int(targets[0]))
+            return self._probe.class_name(self._class_of(int(targets[0])))
         return f"top {k + 1}" if self._probe.labels is None else f"other {k}"
 
     def _photo(self, image: int) -> Tile:
@@ -86,7 +94,9 @@ class Artist:
         return Tile(self._photos[image], name or "input", framed=bool(true))
 
     def _tile(self, snapshot: Snapshot, image: int, k: int, *, named: bool = True) -> Tile:
-        target = int(snapshot.targets[image, k])
+        target = self._class_of(int(snapshot.targets[image, k]))
+        chance = float(snapshot.probabilities[image, k])
+        predicted = chance >= 0.5 if self._binary else target == int(snapshot.predicted[image])
         values = snapshot.maps[image, k].float().numpy()
         if self._scale != "map":
             values = values * (float(snapshot.peaks[image, k]) / self._scale)
@@ -94,10 +104,14 @@ class Artist:
         return Tile(
             paint(values, self.size, self._style, self._photos[image]),
             self._probe.class_name(target) if named else "",
-            percent(float(snapshot.probabilities[image, k])) if finite else "not finite",
+            percent(chance) if finite else "not finite",
             framed=target in self._probe.true_classes(image),
-            strong=target == int(snapshot.predicted[image]),
+            strong=predicted,
         )
+
+    def _class_of(self, target: int) -> int:
+        """The class that a target stands for: of one logit, class 1."""
+        return 1 if self._binary else target
 
 
 def percent(probability: float) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_saliency.files import write_whole
+from lightning_saliency.errors import RecordError
+from lightning_saliency.files import MAX_TENSORS, write_whole
 from lightning_saliency.record import (
     OBSERVATION_FILE,
     PHOTOS_FILE,
@@ -21,6 +22,7 @@ from lightning_saliency.record import (
     encode_photos,
     encode_run,
     observation_files,
+    read_info,
     step_of,
 )
 
@@ -54,15 +56,33 @@ class Recorder:
         write_whole(self.folder / PHOTOS_FILE, encode_photos(photos))
         self._write(info)
 
-    def join(self, info: RunInfo, photos: Tensor) -> None:
-        """Go on in the folder of a run that is over; begin it where there was none."""
+    def join(self, info: RunInfo, photos: Tensor) -> bool:
+        """Go on in the folder of a run that is over; begin it where there was none.
+
+        Returns:
+            Whether the run there is of the same probe, measured alike, so that it can go on.
+        """
         if not (self.folder / RUN_FILE).exists():
             self.begin(replace(info, finished=True), photos, after=-1)
+            return True
+        there = read_info(self.folder / RUN_FILE)
+        measured = [(i.fingerprint, i.rule, i.reduce) for i in (there, info)]
+        return measured[0] == measured[1]
+
+    def last_step(self) -> int:
+        """The step of the last observation, -1 where there is none."""
+        return max(map(step_of, observation_files(self.folder)), default=-1)
 
     def add(self, observation: Observation) -> None:
         """Write an observation; thin out the earlier ones where there are too many."""
-        name = OBSERVATION_FILE.format(observation.step)
-        write_whole(self.folder / name, encode_observation(observation))
+        name, data = OBSERVATION_FILE.format(observation.step), encode_observation(observation)
+        if len(data) > MAX_TENSORS:
+            raise RecordError(
+                f"an observation of {len(data):,} bytes is more than the {MAX_TENSORS:,} that are "
+                "read back. Explain fewer images or `targets`, at a smaller `tile_size`, or pass "
+                "`record=False`"
+            )
+        write_whole(self.folder / name, data)
         if self._keep is not None:
             for path in _superfluous(observation_files(self.folder), self._keep):
                 path.unlink(missing_ok=True)

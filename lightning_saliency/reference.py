@@ -319,12 +319,20 @@ def _refuse_copies(profiles: Tensor, runs: Sequence[Run]) -> None:
 
 
 def _refuse_empty(profiles: Tensor, runs: Sequence[Run]) -> None:
-    for run, empty in zip(runs, profiles.sum(dim=(2, 3)).isnan(), strict=True):
-        if 2 * int(empty.sum()) >= len(empty):
+    empty = profiles.sum(dim=(2, 3)).isnan()
+    for run, mine in zip(runs, empty, strict=True):
+        if 2 * int(mine.sum()) >= len(mine):
             raise RecordError(
-                f"{run.folder} cannot be a good run: {int(empty.sum())} of {len(empty)} maps of "
+                f"{run.folder} cannot be a good run: {int(mine.sum())} of {len(mine)} maps of "
                 "its last observation are all zero or not finite"
             )
+    of_any = int(empty.any(dim=0).sum())
+    if 2 * of_any >= empty.shape[1]:  # what is compared is what all of them have
+        raise RecordError(
+            f"{of_any} of {empty.shape[1]} images have a map that is all zero or not finite in one "
+            "of these runs or another, so too little is left to compare. Leave out the runs that "
+            "have most of them"
+        )
 
 
 def _good_run(run: Run, epoch: int, caption: str) -> GoodRun:

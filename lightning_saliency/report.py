@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
@@ -81,6 +82,12 @@ def as_text(
         meant = "  If the change is meant (better with three new runs than with one):"
         lines += [meant, f"    {paint(accept, 'bold')}"]
     return "\n".join(lines)
+
+
+def accepting(run: str, reference: str) -> str:
+    """The command that lets ``run`` be the reference in the folder ``reference``."""
+    where = f"{shlex.quote(run)} --reference {shlex.quote(reference)}"
+    return plain(f"lightning-saliency approve {where} --reason '…'")
 
 
 def _headline(verdict: Verdict, name: str, paint: Paint) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import Explanation
-from lightning_saliency.maps import shrink, strongest_channel
+from lightning_saliency.maps import exactly, shrink, strongest_channel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,7 @@ class Snapshot:
         multi_label: bool = False,
     ) -> Snapshot:
         """Reduce ``explanation`` to maps of at most ``size`` pixels a side."""
-        maps = shrink(strongest_channel(explanation[rule]), size)
+        maps = shrink(exactly(strongest_channel(explanation[rule])), size)
         peaks = maps.abs().amax(dim=(-2, -1))
         # A float16 alone would lose the small gradients of a trained network.
         scaled = maps / peaks.clamp(min=torch.finfo(maps.dtype).tiny)[..., None, None]
@@ -98,6 +98,28 @@ def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
     if multi_label or logits.shape[1] == 1:
         return logits.sigmoid()
     return logits.softmax(dim=1)
+
+
+def chances_of(logits: Tensor, classes: Tensor, *, multi_label: bool) -> Tensor:
+    """The probability of one class an image.
+
+    Args:
+        logits: ``(N, num_classes)``. A single one stands for class 1, against class 0.
+        classes: ``(N,)`` int64.
+        multi_label: Whether an image may have several classes.
+
+    Returns:
+        ``(N,)``.
+
+    Example:
+        >>> chances_of(torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0]), multi_label=False)
+        tensor([0.8808, 0.1192])
+    """
+    known = probabilities(logits, multi_label=multi_label)
+    classes = classes.to(logits.device)
+    if logits.shape[1] > 1 or multi_label:
+        return known.gather(1, classes[:, None])[:, 0]
+    return torch.where(classes > 0, known[:, 0], 1 - known[:, 0])
 
 
 FRAMES = 12  # columns of a film strip

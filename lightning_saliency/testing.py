@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -9,7 +10,14 @@ from typing import cast
 from torch import Tensor, nn
 
 from lightning_saliency.about import run_info
-from lightning_saliency.attribution import Forward, Plan, carry_out
+from lightning_saliency.attribution import (
+    Forward,
+    Plan,
+    call_plainly,
+    carry_out,
+    count_classes,
+)
+from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.gauge import Gauge, MassReduce, measures_of
 from lightning_saliency.judge import Seen, judge
 from lightning_saliency.occlusion import confirm
@@ -64,9 +72,12 @@ def assert_attention(
     verdict = judge(seen, reference, requirements, strict=strict)
     if isinstance(subject, nn.Module) and probe is not None:
         verdict = confirm(verdict, subject, probe, seen.observation.measured, forward)
+    name = subject if isinstance(subject, str | Path) else type(subject).__name__
+    told = as_text(verdict, str(name))
     if verdict.outcome != "pass":
-        name = subject if isinstance(subject, str | Path) else type(subject).__name__
-        raise AssertionError(as_text(verdict, str(name)))
+        raise AssertionError(told)
+    if verdict.warnings:
+        warnings.warn(told, SaliencyWarning, stacklevel=2)
 
 
 def _seen_then(folder: str | Path) -> Seen:
@@ -85,8 +96,9 @@ def _seen_now(
         classes=reference.classes,
         rule=cast(Rule, info.rule),
         reduce=cast(MassReduce, info.reduce),
+        one_logit=count_classes(model, probe.images, forward) == 1,
     )
-    plan = Plan(forward or (lambda model, images: model(images)))
+    plan = Plan(forward or call_plainly)
     explained = carry_out(plan, model, probe.images, [gauge.request(_all)])[0]
     measured = gauge.read(explained, _all).map_tensors(lambda tensor: tensor.cpu())
     observation = Observation(

@@ -160,3 +160,9 @@ def test_what_is_no_condition(text):
 
 def test_a_condition_is_told_as_it_is():
     assert str(Condition.parse(" val_acc >= 0.81234567 ")) == "val_acc>=0.81234567"
+
+
+def test_stopping_needs_a_moment_before_the_end():
+    with pytest.raises(ValueError, match="`on_fail='stop'` needs `start_after`: without, training"):
+        AttentionCheck(on_fail="stop")
+    AttentionCheck(on_fail="stop", start_after="val_acc>0.5")

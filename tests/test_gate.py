@@ -405,3 +405,44 @@ def test_run_json_reads_well(tmp_path):
     fit(tmp_path, watch(), max_epochs=1)
     told = json.loads((tmp_path / "saliency" / "run.json").read_text())
     assert list(told)[:3] == ["schema", "name", "fingerprint"]
+
+
+def test_another_trainer_that_tests_into_the_folder_leaves_what_is_there(tmp_path):
+    """With a fixed version, as in CI: the steps of the second trainer begin at 0 again."""
+    module = Touchy()
+    fit(tmp_path, watch(), module=module, max_epochs=1)
+    trainer = quiet_trainer(tmp_path, watch())
+    trainer.validate(module, loader(16), verbose=False)
+    run = open_run(tmp_path)
+    captions = [run.observation(step).caption for step in run.steps()]
+    assert captions == ["untrained", "epoch 0", "validated"]
+
+
+def test_another_probe_is_not_recorded_among_the_first(tmp_path):
+    module = Touchy()
+    fit(tmp_path, watch(), module=module, max_epochs=1)
+    other = watch(probe=ProbeBatch.from_dataset(Shapes(24, augment=False), count=2))
+    with pytest.warns(SaliencyWarning, match="holds the record of a run of another probe or rule"):
+        quiet_trainer(tmp_path, other).validate(module, loader(16), verbose=False)
+    run = open_run(tmp_path)
+    assert run.steps() == [0, 4]
+    assert run.last().caption == "epoch 0"
+
+
+def test_a_logger_that_fails_does_not_cost_the_verdict(attention, tmp_path, monkeypatch):
+    from lightning_saliency.loggers import PictureLog
+
+    def gone(*args: Any) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(PictureLog, "add", gone)
+    check = AttentionCheck(str(attention), on_fail="raise")
+    callback = watch(check=check, rule="gradient", on_error="warn")
+    with pytest.raises(SaliencyError, match="FAIL  saliency at epoch 1"):
+        fit(tmp_path, callback, module=Glancing(9, left=3.0))
+
+
+def test_a_failure_says_where_the_picture_is_and_how_a_change_is_accepted(attention, tmp_path):
+    _, (message,) = checked(tmp_path, Glancing(9, left=3.0), AttentionCheck(str(attention)))
+    assert "Pictures: logged as saliency_attention/difference" in message
+    assert f"approve {tmp_path / 'saliency'} --reference {attention} --reason" in message

@@ -27,7 +27,7 @@ MAY_KNOW = {
     "bounds": set(),
     "untrusted": set(),
     "record": {"errors", "files", "measures", "untrusted"},
-    "recorder": {"files", "record"},
+    "recorder": {"errors", "files", "record"},
     "requirements": set(),
     "reference": {"errors", "files", "measures", "record", "requirements", "untrusted"},
     "verdict": {"measures", "record"},

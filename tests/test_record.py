@@ -333,3 +333,22 @@ def test_files_that_only_look_like_observations_are_none(tmp_path):
     ):
         (tmp_path / "saliency" / name).write_bytes(b"")
     assert open_run(tmp_path).steps() == [0, 9]
+
+
+def test_what_was_read_does_not_hang_on_the_file(tmp_path):
+    """A reference that is copied over while a run holds it would end the run with a bus error."""
+    path = tmp_path / "one.safetensors"
+    path.write_bytes(encode_observation(observation()))
+    found = read_observation(path)
+    with path.open("r+b") as file:
+        file.truncate(10)
+    assert float(found.measured.profiles.sum()) == pytest.approx(IMAGES)
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_saliency.recorder.MAX_TENSORS", 1000)
+    with pytest.raises(
+        RecordError, match=r"is more than the 1,000 that are read back\. Explain fe"
+    ):
+        Recorder(tmp_path).add(observation())
+    assert list(tmp_path.iterdir()) == []

@@ -52,7 +52,7 @@ def test_a_thousand_observations(tmp_path):
     )
     module.log = lambda *args: None  # outside of a trainer
     for step in range(1000):
-        observer.observe(module, f"step {step}", step)
+        observer.keep(*observer.observe(module, f"step {step}", step))
         if step == 50:
             gc.collect()
             begun = memory(), open_files()

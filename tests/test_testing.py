@@ -10,7 +10,7 @@ from records import record
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch
-from lightning_saliency.errors import RecordError
+from lightning_saliency.errors import RecordError, SaliencyWarning
 from lightning_saliency.recorder import Recorder
 from lightning_saliency.reference import Reference
 from lightning_saliency.testing import _seen_now, assert_attention
@@ -129,3 +129,10 @@ def test_other_images_cannot_be_compared(models):
 def test_a_model_needs_a_probe(models):
     with pytest.raises(TypeError, match="`probe` is needed with a model"):
         assert_attention(Looking(7, 0), models)
+
+
+def test_warnings_are_warned_of(tmp_path):
+    """Of one good run nothing fails, but a test that says nothing would hide it."""
+    reference = Reference.from_runs([record(tmp_path / "good")])
+    with pytest.warns(SaliencyWarning, match="PASS, with warnings"):
+        assert_attention(record(tmp_path / "bad", 9, on_mark=0.6), reference)
