@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Run ``module`` in eval mode with gradients; afterwards, also after an error, nothing shows.
 
-    Kept: the mode of every submodule, buffers, attributes of user-written modules (one level into
-    lists, dicts and sets), ``.grad`` and ``requires_grad`` of parameters, the random streams of
-    torch, CUDA, MPS, numpy and python. Inside, compiled code runs eagerly, so that a graph shows its
+    Kept: the mode of every submodule; buffers, those that are added or filled as well; attributes
+    of user-written modules, and what is in tensors among them (one level into lists, dicts, tuples
+    and sets); ``.grad`` and ``requires_grad`` of parameters; the random streams of torch, CUDA,
+    MPS, numpy and python. Inside, compiled code runs eagerly, so that a graph shows its
     activations, and a module's own ``log`` and ``log_dict`` are silent.
 
     Works under ``no_grad`` and ``inference_mode``: tensors made inside are ordinary ones.
@@ -111,29 +113,52 @@ def _parameters_kept(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    found = [
-        (m, name, buffer, buffer.detach().clone())
-        for m in module.modules()
-        for name, buffer in m._buffers.items()
-        if buffer is not None
-    ]
+    found = [(m._buffers, dict(m._buffers)) for m in module.modules()]
+    tensors = [h for buffers, _ in found for h in _held(buffers, buffers.items())]
     try:
-        for m, name, _, value in found:
-            if value.is_inference():
-                # Made by a validation in inference mode; no graph could be built on it.
-                with torch.inference_mode(False):
-                    m._buffers[name] = value.clone()
+        _make_ordinary(tensors)
         yield
     finally:
-        for m, name, buffer, value in found:
-            m._buffers[name] = buffer
-            _write_back(buffer, value)
+        for buffers, content in found:
+            _restore_mapping(buffers, content)
+        for held in tensors:
+            _write_back(held)
 
 
-def _write_back(tensor: Tensor, value: Tensor) -> None:
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A tensor that a module holds under ``key`` of ``holder``, and what was in it."""
+
+    holder: Any
+    key: Any
+    tensor: Tensor
+    value: Tensor
+    requires_grad: bool
+
+
+def _held(holder: Any, items: Iterable[tuple[Any, Any]]) -> list[_Held]:
+    return [
+        _Held(holder, key, tensor, tensor.detach().clone(), tensor.requires_grad)
+        for key, tensor in items
+        if isinstance(tensor, Tensor)
+    ]
+
+
+def _make_ordinary(tensors: Iterable[_Held]) -> None:
+    # Made by a validation in inference mode; no graph could be built on it.
+    for held in tensors:
+        if held.tensor.is_inference() and not isinstance(held.holder, tuple):
+            with torch.inference_mode(False):
+                held.holder[held.key] = held.value.clone()
+
+
+def _write_back(held: _Held) -> None:
     # Only what changed: a write, even of the same numbers, would tell a graph that still needs
     # the tensor for its backward pass that it is no longer valid.
+    tensor, value = held.tensor, held.value
     with torch.no_grad(), torch.inference_mode(tensor.is_inference()):
+        if tensor.requires_grad and not held.requires_grad and not tensor._is_view():
+            tensor.detach_()  # the graph of an image that was added in place
         if tensor.shape != value.shape:
             tensor.resize_(value.shape)
         if not torch.equal(tensor, value):
@@ -146,13 +171,37 @@ def _attributes_kept(module: nn.Module) -> Iterator[None]:
     # attributes (a counter, a list of features) is found in modules that users write.
     theirs = [m for m in module.modules() if not type(m).__module__.startswith("torch.")]
     found = [(m, dict(m.__dict__), _containers(m)) for m in theirs]
+    tensors = _tensors_in_attributes(theirs, {id(buffer) for buffer in module.buffers()})
     try:
+        _make_ordinary(tensors)
         yield
     finally:
         for m, attributes, containers in found:
             _restore_mapping(m.__dict__, attributes)
             for container, content in containers:
                 _restore_container(container, content)
+        for held in tensors:
+            _write_back(held)
+
+
+def _tensors_in_attributes(modules: Iterable[nn.Module], known: set[int]) -> list[_Held]:
+    """The plain tensors that are attributes of ``modules``, or in a container that is one."""
+    tensors = []
+    for m in modules:
+        guarded = [value for name, value in m.__dict__.items() if name not in _GUARDED]
+        for holder in (m.__dict__, *(v for v in guarded if isinstance(v, dict | list | tuple))):
+            items = holder.items() if isinstance(holder, dict) else enumerate(holder)
+            fitting = [item for item in items if _can_be_kept(item[1]) and id(item[1]) not in known]
+            tensors += _held(holder, fitting)
+            known |= {id(tensor) for _, tensor in fitting}
+    return tensors
+
+
+def _can_be_kept(item: Any) -> bool:
+    # Exactly a tensor: parameters are guarded elsewhere, or trained, and so are their shards.
+    if type(item) is not Tensor or item.layout != torch.strided or item.is_nested or item.is_meta:
+        return False
+    return 0 not in item.stride() or item.numel() < 2  # else several elements are one in memory
 
 
 # Names in a module's `__dict__` that are guarded elsewhere, or that sharded training swaps itself.
@@ -168,7 +217,7 @@ def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
 
 
 def _restore_mapping(mapping: dict[Any, Any], content: dict[Any, Any]) -> None:
-    for key in mapping.keys() - content.keys():
+    for key in set(mapping.keys()) - content.keys():  # a list of TorchScript's buffers
         del mapping[key]
     for key, value in content.items():
         if key not in mapping or mapping[key] is not value:

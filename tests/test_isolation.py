@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_saliency import ProbeBatch
+from lightning_saliency import ProbeBatch, explain
 from lightning_saliency.isolation import random_streams_kept
 from lightning_saliency.photos import to_tensor
 
@@ -66,3 +66,116 @@ def test_no_stream_is_asked_of_mps_elsewhere(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.mps, name, touched)
     with random_streams_kept(7):
         torch.rand(())
+
+
+class Remembering(nn.Module):
+    """Keeps what it sees wherever a module can keep it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 2)
+        self.register_buffer("cache", None)
+        self.register_buffer("seen", torch.zeros(()))
+        self.total = torch.zeros(())
+        self.maps = [torch.zeros(2), torch.zeros(())]
+        self.by_name = {"last": torch.zeros(2)}
+        self.state = (torch.zeros(2),)
+        self.parts = torch.zeros(3, 2)[:, 0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.head(images.flatten(1))
+        if self.cache is None:
+            self.cache = logits.detach()
+            self.register_buffer("late", logits.detach(), persistent=False)
+        self.seen += images.mean()  # with its graph
+        self.total += images.sum()
+        self.maps[0].copy_(logits[0])
+        self.maps[1] += 1
+        self.by_name["last"] += logits.detach()[0]
+        self.state[0].add_(1)
+        self.parts.data.add_(1)
+        return logits
+
+    def remembered(self) -> dict[str, Tensor]:
+        kept = {"total": self.total, "seen": self.seen, "parts": self.parts, "state": self.state[0]}
+        return {**kept, "0": self.maps[0], "1": self.maps[1], "last": self.by_name["last"]}
+
+
+IMAGES = torch.ones(3, 1, 4, 4)
+
+
+def test_what_a_forward_pass_remembers_is_forgotten():
+    model = Remembering()
+    before = {name: (t, t.clone()) for name, t in model.remembered().items()}
+    explain(model, IMAGES, rules=("gradient",))
+    assert dict(model._buffers).keys() == {"cache", "seen"}
+    assert model.cache is None
+    assert model._non_persistent_buffers_set == set()
+    for name, tensor in model.remembered().items():
+        found, value = before[name]
+        assert tensor is found
+        assert not tensor.requires_grad, name
+        torch.testing.assert_close(tensor, value, rtol=0, atol=0)
+
+
+def test_what_was_remembered_in_inference_mode_can_be_explained_and_stays():
+    model = Remembering()
+    with torch.inference_mode():
+        model.total, model.maps = torch.zeros(()), [torch.zeros(2), torch.zeros(())]
+    total, mapped = model.total, model.maps[0]
+    explain(model, IMAGES, rules=("gradient",))
+    assert model.total is total
+    assert model.maps[0] is mapped
+    assert total.is_inference()
+    assert total.item() == 0
+
+
+def test_a_graph_that_needs_an_attribute_is_not_broken():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.scale = nn.Linear(16, 2), torch.ones(2, requires_grad=True)
+            self.twice = [self.scale * 2]
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(images.flatten(1)) * self.twice[0]
+
+    model = Scaled()
+    loss = (model.twice[0] ** 2).sum()
+    explain(model, IMAGES, rules=("gradient",))
+    loss.backward()
+    assert model.scale.grad.tolist() == [8, 8]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(torch.eye(3).to_sparse(), id="sparse"),
+        pytest.param(torch.zeros(3, device="meta"), id="meta"),
+        pytest.param(torch.zeros(1).expand(3), id="expanded"),
+        pytest.param(torch.tensor([float("nan")]), id="nan"),
+        pytest.param(nn.Parameter(torch.zeros(2)), id="parameter-in-a-list"),
+    ],
+)
+def test_tensors_of_any_kind_may_be_attributes(odd: Tensor):
+    model = Remembering()
+    model.odd, model.odds = odd if not isinstance(odd, nn.Parameter) else None, [odd]
+    explain(model, IMAGES, rules=("gradient",))
+    assert model.odds[0] is odd
+    assert model.total.item() == 0
+
+
+def test_the_buffers_of_a_script_are_kept():
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(16, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            return self.head(images.flatten(1))
+
+    model = torch.jit.script(Counting())
+    explain(model, IMAGES, rules=("gradient",))
+    assert model.calls.item() == 0
