@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_saliency.datasets import choose_items, collate_items
+from lightning_saliency.datasets import choose_items, collate_items, own_streams_kept
 from lightning_saliency.errors import SaliencyError
 from lightning_saliency.isolation import random_streams_kept, undisturbed
 from lightning_saliency.probe import SEED, ProbeBatch
@@ -23,18 +23,20 @@ def probe_of(trainer: Any, pl_module: Any) -> ProbeBatch:
 
     The same ones in every run with the same data. They are collated by the loader's own
     ``collate_fn`` and pass the module's hooks for batches, which may normalise them; the loader
-    itself is not iterated, and no random stream moves.
+    itself is not iterated, and no random stream moves; of generators that a dataset owns, those
+    that :func:`datasets.own_streams_kept` finds.
 
     Raises:
         SaliencyError: There is no such data, or no images in it; the message says what to pass.
     """
     with random_streams_kept(SEED), undisturbed(pl_module), torch.no_grad():
         loader, validating = _loader_of(trainer)
-        try:
-            items = choose_items(loader.dataset, COUNT, COUNT)
-        except TypeError as error:
-            raise SaliencyError(str(error)) from error
-        batch = collate_items(loader.dataset, items, loader.collate_fn)
+        with own_streams_kept(loader.dataset, loader.collate_fn):
+            try:
+                items = choose_items(loader.dataset, COUNT, COUNT)
+            except TypeError as error:
+                raise SaliencyError(str(error)) from error
+            batch = collate_items(loader.dataset, items, loader.collate_fn)
         with _stage(trainer, validating):
             batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
             batch = trainer.strategy.batch_to_device(batch, pl_module.device, dataloader_idx=0)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from lightning_saliency.errors import SaliencyError
@@ -67,6 +70,53 @@ def collate_items(
                 "in the dataset, not classes."
             )
     return collate_fn([dataset[index] for index in indices])
+
+
+@contextmanager
+def own_streams_kept(*owners: Any) -> Iterator[None]:
+    """Give random generators that a dataset owns their states back: numpy's, python's, torch's.
+
+    Found are those that are attributes of ``owners``, of what they are a ``Subset`` of, or of an
+    attribute of either, such as a transform, or each of several in a ``Compose``. What lies deeper
+    (in a list, a closure, a worker process) is not found.
+
+    Args:
+        owners: Datasets, and whatever else is called to read of them.
+    """
+    found = {id(value): value for part in _parts(owners) for value in _attributes(part)}
+    states = [_stream_of(value) for value in found.values()]
+    try:
+        yield
+    finally:
+        for give_back in states:
+            if give_back is not None:
+                give_back()
+
+
+def _parts(owners: Iterable[Any]) -> Iterator[Any]:
+    """Each of ``owners``, what it is a subset of, and the attributes of both."""
+    for owner in owners:
+        yield owner
+        if isinstance(owner, Subset):
+            yield from _parts([owner.dataset])
+        for value in _attributes(owner):
+            for transform in _flattened(value) if hasattr(value, "__dict__") else []:
+                yield from transform.modules() if isinstance(transform, nn.Module) else [transform]
+
+
+def _attributes(part: Any) -> list[Any]:
+    return list(getattr(part, "__dict__", {}).values())
+
+
+def _stream_of(value: Any) -> Callable[[], None] | None:
+    """What sets a random generator to the state that it has now; ``None`` of all else."""
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    if isinstance(value, np.random.RandomState | torch.Generator):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+        return partial(value.setstate, value.getstate())
+    return None
 
 
 def _labels_by_item(dataset: Any, length: int) -> dict[int, int]:

@@ -22,6 +22,7 @@ from lightning_saliency.datasets import (
     choose_items,
     collate_items,
     images_and_labels,
+    own_streams_kept,
     told_by,
 )
 from lightning_saliency.files import UNREADABLE, in_a_line, write_whole
@@ -173,8 +174,10 @@ class ProbeBatch:
         """Take images of a map-style dataset of ``(image, label, …)`` items or dicts.
 
         Args:
-            dataset: Its ``targets`` or ``labels``, or its first 256 items, tell the classes.
-                Random transforms are drawn from a fixed seed, and no random stream is moved.
+            dataset: Its ``targets`` or ``labels``, or 256 items spread evenly over it, tell the
+                classes. Random transforms are drawn from a fixed seed, and no random stream is
+                moved; of generators that a dataset owns, those that
+                :func:`datasets.own_streams_kept` finds.
             per_class: Images of each class, the first ones.
             count: At most so many images in all, spread over the classes.
             indices: The items to take, in place of the choice by class.
@@ -186,7 +189,7 @@ class ProbeBatch:
             TypeError: The dataset is iterable only.
             SaliencyError: Its items hold no image.
         """
-        with random_streams_kept(SEED):
+        with random_streams_kept(SEED), own_streams_kept(dataset, collate_fn):
             if indices is None:
                 indices = choose_items(dataset, per_class, count)
             return cls.from_batch(collate_items(dataset, indices, collate_fn), dataset, **known)

@@ -65,6 +65,10 @@ TAIL = """
   ranks, and the others wait for one that failed for as long as the timeout of the process group.
   So `on_error="warn"` is refused there.
 - **A logger that draws random numbers in a thread of its own** does so whenever it likes.
+- **A random generator that a dataset owns** and keeps out of sight. Reading a probe of a dataset
+  gives generators back that are attributes of the dataset, of what it is a `Subset` of, of its
+  transforms or of the `collate_fn`; those in lists or closures are not found. Pass
+  `probe=ProbeBatch(images, labels)` then.
 - **Memory.** When an observation does not fit, the number of images in a pass is halved until it
   does, with a warning; under a sharded strategy it is an error that says which `chunk_size` to set.
 - A failure while the probe is chosen and the model is tried, before the first step, is an error in
