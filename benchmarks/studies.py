@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import platform
 import statistics
 import warnings
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytorch_lightning as pl
-import scipy.stats
 import torch
 from study_runs import COUNTS, KINDS, Pairs, Scenario, fill, observe_again, run_file
 from torch import Tensor
 
-from lightning_saliency.bounds import CONFIDENCE, moved_mass_bound
+from lightning_saliency import bounds
+from lightning_saliency.bounds import CONFIDENCE, moved_mass_bound, upper
 from lightning_saliency.files import read_tensors
 from lightning_saliency.judge import MOST_CHANGED, Seen, judge
 from lightning_saliency.measures import moved_mass, profile, profiles, share, spearman
@@ -38,13 +37,15 @@ __all__ = ["Pairs", "Scenario", "main"]
 Bound: TypeAlias = Callable[[Sequence[float]], float]
 
 PER_CLASS = 8  # images of the probe that are measured
-LEAST_CHANGED = 0.02  # of a share, to be something
-FREEDOM = 5  # directions in which good runs differ, by how their moved masses spread
+JUDGED = {"squared": "square", "contributions": "contribution"}  # maps, and how a check names them
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Where a run looks: what its observation would hold of the label's gradient."""
+    """Where a run looks: what its observation would hold of the label's gradient.
+
+    ``seen`` is what a check judges, measured of one of the ``maps``.
+    """
 
     kind: str
     seed: int
@@ -53,9 +54,10 @@ class Looks:
     seen: Seen
 
     @classmethod
-    def read(cls, scenario: Scenario, cache: Path, kind: str, seed: int, per_class: int) -> Looks:
-        """Read a run, with ``per_class`` images of the probe."""
-        about, tensors = read_tensors(run_file(cache, scenario, kind, seed))
+    def read(cls, scenario: Scenario, path: Path, per_class: int, judged: str) -> Looks:
+        """Read a run, with ``per_class`` images of the probe; ``judged`` are maps by their name."""
+        about, tensors = read_tensors(path)
+        kind, _, seed = path.stem.rpartition("-")
         chosen = first_of_each(scenario.probe.labels, per_class)
         maps = {name: kept[chosen] for name, kept in tensors.items() if not name.startswith("w.")}
         masks = {name: mask[chosen] for name, mask in scenario.probe.masks.items()}
@@ -63,11 +65,13 @@ class Looks:
         measured = Measured(
             classes=labels,
             chances=torch.zeros(len(labels)),
-            maps=maps["squared"].half(),
-            profiles=profiles(maps["squared"]),
-            shares={name: share(maps["squared"], mask) for name, mask in masks.items()},
+            maps=maps[judged].half(),
+            profiles=profiles(maps[judged]),
+            shares={name: share(maps[judged], mask) for name, mask in masks.items()},
         )
-        return cls(kind, seed, about, maps, Seen(info_of(labels, masks), observation_of(measured)))
+        return cls(
+            kind, int(seed), about, maps, Seen(info_of(labels, masks), observation_of(measured))
+        )
 
     @cached_property
     def profile(self) -> Tensor:
@@ -104,16 +108,17 @@ def reference_of(good: Sequence[Looks]) -> Reference:
     )
 
 
-def read_all(scenario: Scenario, cache: Path, per_class: int) -> dict[str, list[Looks]]:
+def read_all(
+    scenario: Scenario, cache: Path, per_class: int, judged: str = "squared"
+) -> dict[str, list[Looks]]:
     """By kind, the runs that the cache holds."""
-    return {
-        kind: [
-            Looks.read(scenario, cache, kind, seed, per_class)
-            for seed in range(count)
-            if run_file(cache, scenario, kind, seed).exists()
+    found = {}
+    for kind, count in COUNTS.items():
+        paths = (run_file(cache, scenario, kind, seed) for seed in range(count))
+        found[kind] = [
+            Looks.read(scenario, path, per_class, judged) for path in paths if path.exists()
         ]
-        for kind, count in COUNTS.items()
-    }
+    return found
 
 
 def tell_measures(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
@@ -128,6 +133,9 @@ def tell_measures(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
         ),
         f"{thing} share, gradient squared": lambda run: run.seen.share(thing),
         f"{cue} share, gradient squared": lambda run: run.seen.share(cue),
+        f"{thing} share, contributions": lambda run: float(
+            share(run.maps["contributions"], inside).nanmean()
+        ),
         f"p(label) lost when the {cue} is hidden": lambda run: float(run.maps["lost"].mean()),
     }
     areas = runs["clean"][0].seen.info.areas
@@ -149,15 +157,24 @@ def moves_from_clean(clean: Sequence[Looks], mine: Sequence[Looks], name: str) -
 
 
 def tell_rates(
-    runs: Mapping[str, list[Looks]], sizes: Iterable[int], sets: Mapping[str, Sequence[str]]
+    judged: Mapping[str, Mapping[str, list[Looks]]],
+    sizes: Iterable[int],
+    sets: Mapping[str, Sequence[str]],
 ) -> None:
-    """How many verdicts fail, over references drawn in all ways from the clean runs."""
+    """How many verdicts fail, over references drawn in all ways from the clean runs.
+
+    Args:
+        judged: By the maps that are judged, the runs of each kind.
+        sizes: Of the references.
+        sets: What is required, by what that is called.
+    """
     rows = []
     for size in sizes:
-        for name, sentences in sets.items():
-            failed = failures(runs, size, parse_all(sentences))
-            rows.append([str(size), name, *map(rate, failed.values())])
-    tell(["good runs", "required", *named(runs)], rows)
+        for maps, runs in judged.items():
+            for name, sentences in sets.items():
+                failed = failures(runs, size, parse_all(sentences))
+                rows.append([str(size), JUDGED[maps], name, *map(rate, failed.values())])
+    tell(["good runs", "reduce", "required", *named(next(iter(judged.values())))], rows)
 
 
 def named(runs: Iterable[str]) -> list[str]:
@@ -193,11 +210,14 @@ def outside(finding: Finding, looks: Looks, profile: Tensor) -> bool:
 
 def tell_alternatives(runs: Mapping[str, list[Looks]], sizes: Iterable[int]) -> None:
     """Moved mass of other maps and with another bound, beside those of the check."""
-    bounds = {"the check's": partial(moved_mass_bound, confidence=CONFIDENCE), "ratio": ratio_bound}
+    known: dict[str, Bound] = {
+        "the check's": partial(moved_mass_bound, confidence=CONFIDENCE),
+        "by the spread (before)": spread_bound,
+    }
     rows = []
     for size in sizes:
         for name in ("squared", "magnitudes", "contributions"):
-            for told, bound in bounds.items():
+            for told, bound in known.items():
                 failed = moved_rates(runs, size, name, bound)
                 rows.append([str(size), name, told, *map(rate, failed.values())])
     tell(["good runs", "maps", "bound", *named(runs)], rows)
@@ -218,19 +238,9 @@ def moved_rates(
     return failed
 
 
-def ratio_bound(left_out: Sequence[float]) -> float:
-    """A multiple of the root mean square of the moves of the good runs.
-
-    A distance in several directions spreads like the root of a χ² of as many degrees of freedom,
-    so the ratio of two such squares follows Fisher's F. Where three to five runs tell no spread
-    worth its name, their mean is known well.
-    """
-    return fisher(len(left_out)) * math.sqrt(statistics.fmean(move**2 for move in left_out))
-
-
-@lru_cache
-def fisher(count: int) -> float:
-    return math.sqrt(scipy.stats.f.ppf(CONFIDENCE, FREEDOM, FREEDOM * count))
+def spread_bound(left_out: Sequence[float]) -> float:
+    """The bound that the check used before: of a value, not of a distance."""
+    return max(upper(left_out, CONFIDENCE), 1.5 * max(left_out))
 
 
 def tell_starts(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
@@ -252,7 +262,7 @@ ABOUT_THEM = ["accuracy", "cue randomised", "p(label) lost, cue hidden"]
 AGAINST_START = [
     *("moved mass, squared", "moved mass, contributions"),
     *("warned of moved mass", "fails under --strict, no mask", "warned of shares"),
-    "of shares that changed by .02 at least",
+    "a share changed by half (before)",
     *("guided maps alike", "squared gradients alike"),
 ]
 
@@ -275,7 +285,7 @@ def against_start(pairs: Sequence[tuple[Looks, Looks]]) -> list[str]:
         rate([bool(v.warnings) for v in verdicts([no_mask])]),
         rate([v.outcome == "fail" for v in verdicts([no_mask], strict=True)]),
         rate([bool(v.warnings) for v in verdicts([shares])]),
-        rate([any(map(clearly_changed, shares_of(*pair))) for pair in pairs]),
+        rate([any(map(changed_by_half, shares_of(*pair))) for pair in pairs]),
         *(
             mean_sd(float(spearman(now.maps[of], start.maps[of]).nanmean()) for now, start in pairs)
             for of in ("guided", "squared")
@@ -287,17 +297,18 @@ def shares_of(now: Looks, start: Looks) -> list[tuple[float, float]]:
     return [(now.seen.share(region), start.seen.share(region)) for region in now.seen.info.areas]
 
 
-def clearly_changed(shares: tuple[float, float]) -> bool:
-    """Whether a share changed by more than half, and by so much that it is something."""
+def changed_by_half(shares: tuple[float, float]) -> bool:
+    """Whether a share is warned of by the rule before, under which any change counted."""
     now, start = shares
-    return abs(now - start) > max(MOST_CHANGED * start, LEAST_CHANGED)
+    return abs(now - start) > MOST_CHANGED * start
 
 
 def mean_sd(values: Iterable[float]) -> str:
     known = list(values)
     if len(known) < 2:
         return "–"
-    return f"{statistics.fmean(known):.3f} ± {statistics.stdev(known):.3f}"
+    mean = round(statistics.fmean(known), 3) + 0.0  # no minus before 0.000
+    return f"{mean:.3f} ± {statistics.stdev(known):.3f}"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -325,6 +336,8 @@ def main(scenario: Scenario, about: str | None) -> None:
     parser.add_argument("--again", action="store_true", help="observe all runs in the cache again")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # networks this small gain nothing from more
+    for quantile in ("student", "fisher"):  # thousands of references ask for the same few
+        setattr(bounds, quantile, lru_cache(getattr(bounds, quantile)))
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -341,15 +354,18 @@ def report(scenario: Scenario, cache: Path) -> None:
     runs = read_all(scenario, cache, PER_CLASS)
     scratch = of_scratch(runs)
     region = scenario.object
-    moved, shares = DEFAULT
+    (moved, shares), no_mask = DEFAULT, "moved mass, no mask"
     sets = {
-        "moved mass, no mask": [moved],
+        no_mask: [moved],
         f"{region}.share": [f"{region}.share within auto"],
         f"moved mass, {region}.share": [moved, f"{region}.share within auto"],
         "moved mass, both shares": [moved, shares],
     }
     tell_measures(scenario, scratch)
-    tell_rates(scratch, (3, 5), sets)
+    both = {name: of_scratch(read_all(scenario, cache, PER_CLASS, name)) for name in JUDGED}
+    tell_rates(both, (3, 5), sets)
+    print("References of new runs alone:\n")
+    tell_rates({name: new_alone(kinds) for name, kinds in both.items()}, (3, 5), {no_mask: [moved]})
     print("Moved mass without a mask, by how the maps are made and the bound is set:\n")
     tell_alternatives(scratch, (3, 5))
     print("Runs that went on from another, against that one alone:\n")
@@ -359,9 +375,14 @@ def report(scenario: Scenario, cache: Path) -> None:
     tell_alternatives(tuned, (3,))
     for per_class in (1, 2, 4, 20):
         print(f"{per_class} probe images a class, not {PER_CLASS}:\n")
-        fewer = of_scratch(read_all(scenario, cache, per_class))
-        tell_rates(fewer, (5,), {"moved mass, no mask": [moved]})
+        fewer = {n: of_scratch(read_all(scenario, cache, per_class, n)) for n in JUDGED}
+        tell_rates(fewer, (5,), {no_mask: [moved]})
 
 
 def of_scratch(runs: Mapping[str, list[Looks]]) -> dict[str, list[Looks]]:
     return {kind: mine for kind, mine in runs.items() if KINDS[kind].start is None}
+
+
+def new_alone(runs: Mapping[str, list[Looks]]) -> dict[str, list[Looks]]:
+    """Only runs that had no part in choosing anything, the clean ones to draw references from."""
+    return {"clean": runs["new-clean"], "new-mostly": runs["new-mostly"]}

@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_saliency import ProbeBatch, explain
 from lightning_saliency.files import read_tensors, write_whole
+from lightning_saliency.maps import contributions
+from lightning_saliency.occlusion import hidden
 
 Pairs: TypeAlias = tuple[Tensor, Tensor]  # images and labels
 
@@ -161,11 +163,10 @@ def observe(
     rules = ("gradient", "guided_backprop")
     explanation = explain(model, probe.images, targets=probe.labels, rules=rules)
     gradient = explanation["gradient"][:, 0]
-    contrast = probe.images - probe.images.mean(dim=(2, 3), keepdim=True)
     tensors = {
         "squared": gradient.square().sum(dim=1),
         "magnitudes": gradient.abs().sum(dim=1),
-        "contributions": (gradient * contrast).sum(dim=1).abs(),
+        "contributions": contributions(gradient, probe.images),
         "guided": explanation.maps("guided_backprop")[:, 0].contiguous(),
         "lost": lost(model, probe, scenario.cue),
     }
@@ -178,13 +179,8 @@ def observe(
 
 
 def lost(model: nn.Module, probe: ProbeBatch, region: str) -> Tensor:
-    """How far p(label) falls when a region takes the mean colour of its image, ``(N,)``.
-
-    Not the mean of what is left, as the check has it: a background that takes the colour of the
-    garment on it hides the garment too.
-    """
-    means = probe.images.mean(dim=(2, 3), keepdim=True)
-    without = torch.where(probe.masks[region][:, None], means, probe.images)
+    """How far p(label) falls when a region is hidden as the check hides it, ``(N,)``."""
+    without = hidden(probe.images, probe.masks[region])
     with torch.no_grad():
         before, after = (model(images).softmax(dim=1) for images in (probe.images, without))
     return (before - after).gather(1, probe.labels[:, None])[:, 0]
