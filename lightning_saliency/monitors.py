@@ -43,7 +43,7 @@ def _looks_every(trainer: Any, callback: Any) -> int | None:
         return own
     if trainer.val_check_interval not in (None, 1.0):
         return None
-    return own * int(trainer.check_val_every_n_epoch or 1) if own == 1 else own
+    return int(trainer.check_val_every_n_epoch or 1) if own == 1 else own
 
 
 def _always_due(schedule: Schedule, every: int) -> bool:

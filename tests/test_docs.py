@@ -22,6 +22,7 @@ from lightning_saliency import rules
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+PACKAGE = REPOSITORY / "lightning_saliency"
 FLASHTORCH, README = REPOSITORY / "docs/flashtorch.md", REPOSITORY / "README.md"
 
 
@@ -51,6 +52,21 @@ def test_examples_in_the_documents_run(path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_the_documents_link_to_is_there(path: Path):
     for target in links(path):
         assert (path.parent / target).exists(), target
+
+
+def test_each_room_of_the_house_is_in_the_table_of_contributing():
+    told = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    modules = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert modules == set(re.findall(r"`([a-z]+\.py)`", told)) & modules
+
+
+def test_each_dependency_is_imported():
+    told = (REPOSITORY / "pyproject.toml").read_text()
+    (listed,) = re.findall(r"^dependencies = \[(.*?)^\]", told, flags=re.M | re.S)
+    names = {name.replace("-", "_") for name in re.findall(r'"([a-z-]+)', listed)}
+    sources = "\n".join(path.read_text() for path in PACKAGE.glob("*.py"))
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", sources, flags=re.M))
+    assert names - {"pillow"} | {"PIL"} <= imported
 
 
 def test_spellings_that_no_graph_can_tell():
