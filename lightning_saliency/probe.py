@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -11,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,7 +22,15 @@ from lightning_saliency.datasets import (
     own_streams_kept,
     told_by,
 )
-from lightning_saliency.files import UNREADABLE, in_a_line, write_whole
+from lightning_saliency.files import (
+    MAX_JSON,
+    MAX_TENSORS,
+    UNREADABLE,
+    in_a_line,
+    read_tensors,
+    tensor_bytes,
+    write_whole,
+)
 from lightning_saliency.isolation import random_streams_kept
 from lightning_saliency.photos import (
     list_photos,
@@ -326,9 +331,19 @@ class ProbeBatch:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the probe to one safetensors file, whole or not at all."""
-        data = safetensors.torch.save(_tensors(self), {"probe": json.dumps(_told(self))})
-        write_whole(Path(path), data)
+        """Write the probe to one safetensors file, whole or not at all.
+
+        Raises:
+            ValueError: It is larger than :data:`files.MAX_TENSORS`, which is all that is read.
+        """
+        tensors = _tensors(self)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size > MAX_TENSORS - MAX_JSON:
+            raise ValueError(
+                f"a probe of {size:,} bytes is larger than the {MAX_TENSORS:,} that `load` would "
+                "read. Take fewer images, or smaller ones."
+            )
+        write_whole(Path(path), tensor_bytes({"probe": _told(self)}, tensors))
 
     @classmethod
     def load(cls, path: str | Path) -> ProbeBatch:
@@ -339,16 +354,17 @@ class ProbeBatch:
             ValueError: Not a probe, or a damaged one.
         """
         try:
-            with safetensors.safe_open(Path(path), "pt") as file:
-                told = json.loads((file.metadata() or {})["probe"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls.from_state({"tensors": tensors, **told})
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"no probe at {path}. `ProbeBatch.save` writes one.") from error
+            told, tensors = read_tensors(Path(path))
+            return cls.from_state({"tensors": tensors, **told["probe"]})
         except UNREADABLE as error:
+            if not Path(path).exists():
+                raise FileNotFoundError(
+                    f"no probe at {path}. `ProbeBatch.save` writes one."
+                ) from error
+            why = in_a_line(error.__cause__ or error).rstrip(".")
             raise ValueError(
-                f"{path} is not a probe written by `ProbeBatch.save`, or it is damaged: "
-                f"{in_a_line(error).rstrip('.')}. Save the probe anew."
+                f"{path} is not a probe written by `ProbeBatch.save`, or it is damaged: {why}. "
+                "Save the probe anew."
             ) from error
 
     def state(self) -> dict[str, Any]:
