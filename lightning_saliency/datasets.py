@@ -108,11 +108,13 @@ def _attributes(part: Any) -> list[Any]:
     return list(getattr(part, "__dict__", {}).values())
 
 
-def _stream_of(value: Any) -> Callable[[], None] | None:
+def _stream_of(value: Any) -> Callable[[], object] | None:
     """What sets a random generator to the state that it has now; ``None`` of all else."""
     if isinstance(value, np.random.Generator):
         return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
-    if isinstance(value, np.random.RandomState | torch.Generator):
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, torch.Generator):
         return partial(value.set_state, value.get_state())
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         return partial(value.setstate, value.getstate())
