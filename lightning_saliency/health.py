@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_saliency.attribution import Explanation, Forward, Plan, Request, carry_out
+from lightning_saliency.attribution import (
+    Explanation,
+    Forward,
+    Plan,
+    Request,
+    carry_out,
+    count_classes,
+    find_logits,
+)
 from lightning_saliency.classes import STRONGEST
 from lightning_saliency.isolation import random_streams_kept
 from lightning_saliency.measures import spearman
@@ -32,7 +41,7 @@ class Health:
 
     Attributes:
         rule: Of the maps.
-        last_layer: With those after the last layer was drawn anew.
+        last_layer: With those after the last layer on the way to the logits was drawn anew.
         all_layers: With those after every layer was drawn anew.
         untrained: With those of the untrained model, where its weights were given.
         other_class: With those of another class of the same image.
@@ -97,7 +106,7 @@ def health(
         drawn = _explained(called, probe, rule, explained.targets, state)
         return _mean(spearman(maps, drawn.maps(rule)[:, 0].cpu()))
 
-    last = list(layers)[-1]
+    last = _last_to_run(called, probe, layers)
     return Health(
         rule=rule,
         last_layer=beside(_drawn_anew({last: layers[last]})),
@@ -121,6 +130,39 @@ class _Called(nn.Module):
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in model.named_modules() if hasattr(m, "reset_parameters")}
+
+
+def _last_to_run(called: _Called, probe: ProbeBatch, layers: Mapping[str, nn.Module]) -> str:
+    """The last of ``layers`` that runs, for an image, on the way to its logits.
+
+    The last that is defined where none is seen to run: a model may read the weights of its layers
+    without calling them.
+    """
+    found = list(layers)[-1]
+
+    def forward(model: nn.Module, images: Tensor) -> Tensor:
+        nonlocal found
+        ran: list[str] = []
+        with ExitStack() as stack:
+            for name, layer in layers.items():
+                layer.requires_grad_(True)  # `count_classes` gives back what it was
+                hook = layer.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+                stack.callback(hook.remove)
+            logits = find_logits(model(images), len(images))
+        found = next((name for name in reversed(ran) if _decides(layers[name], logits)), found)
+        return logits
+
+    count_classes(called, probe.images, forward)
+    return found
+
+
+def _decides(layer: nn.Module, logits: Tensor) -> bool:
+    """Whether ``logits`` depend on the weights of ``layer``."""
+    weights = list(layer.parameters())
+    if not weights:
+        return False
+    found = torch.autograd.grad(logits.sum(), weights, retain_graph=True, allow_unused=True)
+    return any(gradient is not None for gradient in found)
 
 
 def _drawn_anew(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -59,6 +59,47 @@ def test_a_forward_of_the_user_is_given_the_other_weights():
     assert asked == plain
 
 
+class HeadFirst(nn.Module):
+    """Defines its head first; what it defines last runs first, or last and beside the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 2, bias=False)
+        self.aside = nn.Linear(16, 3)
+        self.body = nn.Linear(64, 16, bias=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.body(images.flatten(1))
+        logits = self.head(features)
+        return {"logits": logits, "aside": self.aside(features)}
+
+
+def test_the_last_layer_is_the_one_that_runs_last_on_the_way_to_the_logits():
+    torch.manual_seed(0)
+    model = HeadFirst()
+    # What stands aside would change nothing.
+    assert health(model, images(), rule="gradient").last_layer < 0.9
+    model.head.requires_grad_(False)  # as with frozen weights
+    with torch.no_grad():
+        # The gradient is a multiple of one pattern, whatever the head: only the body changes it.
+        model.body.weight.copy_(torch.ones(16, 1) * torch.rand(64))
+    found = health(model, images(), rule="gradient")
+    assert abs(found.last_layer) == pytest.approx(1)
+    assert abs(found.all_layers) < 0.9
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_layers_that_are_never_called_have_an_order_too():
+    class Functional(Weighted):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ self.head.weight.T
+
+    torch.manual_seed(0)
+    found = health(Functional(), images(), rule="gradient")
+    assert found.last_layer == found.all_layers
+
+
 def test_what_cannot_be_told_is_left_out():
     one = ProbeBatch(torch.rand(1, 1, 8, 8))
     found = health(Weighted(1), one, rule="gradient")
