@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 ENOUGH = 3  # runs, from which on their spread tells something
 CONFIDENCE = 0.99  # that no good run fails, shared out over the bounds that are judged
@@ -67,6 +68,7 @@ def share_bounds(shares: Sequence[float], confidence: float) -> tuple[float, flo
     return lowest, min(1.0, math.exp(min(highest, 0.0)) * (1 + _ROUNDING))
 
 
+@lru_cache
 def student(probability: float, freedom: int) -> float:
     """The quantile of Student's t distribution.
 
@@ -82,6 +84,7 @@ def student(probability: float, freedom: int) -> float:
     return _quantile(probability, lambda t: 1 - _beta(freedom / (freedom + t * t), freedom, 1) / 2)
 
 
+@lru_cache
 def fisher(probability: float, first: int, second: int) -> float:
     """The quantile of Fisher's F distribution.
 

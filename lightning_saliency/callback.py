@@ -416,10 +416,10 @@ class SaliencyWatch:
 
     def _accept(self, gate: Gate) -> str:
         """The command that accepts a change, where the run is recorded and the reference kept."""
-        recorder = None if self._observer is None else self._observer.recorder
-        if recorder is None or gate.check.folder is None:
+        folder = None if self._observer is None else self._observer.recorded_at
+        if folder is None or gate.check.folder is None:
             return ""
-        return accepting(str(recorder.folder), str(gate.check.folder))
+        return accepting(str(folder), str(gate.check.folder))
 
     @contextmanager
     def _tolerant(self, doing: str, when: str = "") -> Iterator[None]:

@@ -90,9 +90,7 @@ def observer_of(
         rule=options.rule,
         one_logit=classes == 1,
     )
-    recorder = None
-    if first and options.record and folder is not None:
-        recorder = Recorder(folder / safe_name(options.name), options.keep)
+    kept = folder / safe_name(options.name) if options.record and folder is not None else None
     return Observer(
         probe=probe,
         targets=choose_targets(options.targets, probe, classes),
@@ -104,7 +102,8 @@ def observer_of(
         ranks=ranks,
         logbook=logbook,
         gauge=_gauge_of(probe, artist.size, check, one_logit=classes == 1),
-        recorder=recorder,
+        recorder=Recorder(kept, options.keep) if first and kept is not None else None,
+        recorded_at=kept,
         reference=check.reference.profile() if check and check.reference else None,
     )
 

@@ -53,6 +53,7 @@ class Observer:
         logbook: What was seen so far.
         gauge: What is measured.
         recorder: Keeps it on disk; ``None`` where nothing is kept, or another rank does.
+        recorded_at: The folder of what is kept, on every rank.
         reference: The profile of good runs, ``(8, 8)``, where there are any to compare with.
         fingerprint: Of the probe.
     """
@@ -68,6 +69,7 @@ class Observer:
     logbook: Logbook
     gauge: Gauge
     recorder: Recorder | None = None
+    recorded_at: Path | None = None
     reference: Tensor | None = None
     fingerprint: str = field(init=False)
 
