@@ -12,7 +12,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import TypeAlias
@@ -22,7 +22,6 @@ import torch
 from study_runs import COUNTS, KINDS, Pairs, Scenario, fill, observe_again, run_file
 from torch import Tensor
 
-from lightning_saliency import bounds
 from lightning_saliency.bounds import CONFIDENCE, moved_mass_bound, upper
 from lightning_saliency.files import read_tensors
 from lightning_saliency.judge import MOST_CHANGED, Seen, judge
@@ -336,8 +335,6 @@ def main(scenario: Scenario, about: str | None) -> None:
     parser.add_argument("--again", action="store_true", help="observe all runs in the cache again")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # networks this small gain nothing from more
-    for quantile in ("student", "fisher"):  # thousands of references ask for the same few
-        setattr(bounds, quantile, lru_cache(getattr(bounds, quantile)))
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

@@ -45,7 +45,9 @@ def beside(pictures: list[Image.Image], gap: int = 24) -> Image.Image:
 def save(picture: Image.Image, name: str) -> None:
     IMAGES.mkdir(exist_ok=True)
     path = IMAGES / name
-    picture.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
     print(f"{path}  {picture.width}×{picture.height}, {path.stat().st_size / 1024:.0f} KB")
 
 
