@@ -297,7 +297,7 @@ def failing_observations() -> Iterator[list[None]]:
         np.random.rand(3)
         raise RuntimeError("injected")
 
-    with mock.patch.object(attribution, "find_logits", fail):
+    with mock.patch.object(attribution, "Graph", fail):
         yield failures
 
 
