@@ -102,7 +102,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if header > MAX_JSON:
             raise ValueError(f"its header claims {header} bytes")
         with safetensors.safe_open(path, "pt") as opened:
-            about = _object((opened.metadata() or {})["about"].encode())
+            told = (opened.metadata() or {}).get("about")
+            if told is None:
+                raise ValueError("it does not say what it is")
+            about = _object(told.encode())
             # Copies: a file that is mapped and then overwritten would end the process.
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except UNREADABLE as error:
