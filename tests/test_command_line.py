@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pty
 import re
-import select
 import shlex
 import shutil
 import subprocess
@@ -102,29 +102,23 @@ def test_letters_that_a_terminal_has_not_are_question_marks(place, monkeypatch):
 
 
 def in_a_terminal(*arguments: str) -> str:
-    """What `main` prints where a terminal looks, from a child of its own."""
-    child, terminal = pty.fork()
-    if child == 0:
-        sys.stdout = os.fdopen(1, "w", encoding="utf-8")
-        try:
-            main(arguments)
-            sys.stdout.flush()
-        finally:
-            os._exit(0)
+    """What the command prints where a terminal looks.
+
+    A new process, not a fork of this one: torch's threads do not survive a fork.
+    """
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "lightning_saliency", *arguments]
+    started = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL)
+    os.close(theirs)
     told = b""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if not select.select([terminal], [], [], 1)[0]:
-            continue
-        try:
-            data = os.read(terminal, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not data:
-            break
-        told += data
-    os.waitpid(child, 0)
-    os.close(terminal)
+    try:
+        with contextlib.suppress(OSError):  # which says that the other side is closed
+            while data := os.read(ours, 65536):
+                told += data
+        started.wait(60)
+    finally:
+        started.kill()
+        os.close(ours)
     return told.decode()
 
 
