@@ -90,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("run", metavar="RUN", help="log folder of the run")
     made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
     _add_require(made, "in addition to what the reference requires; likewise")
-    made.add_argument("--strict", action="store_true", help="let what is warned of fail")
+    strictly = "let what is warned of fail, a class that moves alone too"
+    made.add_argument("--strict", action="store_true", help=strictly)
     made.add_argument("--json", metavar="F", type=Path, help="write the verdict there, as JSON")
     made.add_argument("--junit", metavar="F", type=Path, help="and there, as JUnit's XML")
 

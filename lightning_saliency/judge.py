@@ -14,13 +14,12 @@ from lightning_saliency.bounds import CONFIDENCE, ENOUGH, moved_mass_bound, shar
 from lightning_saliency.measures import moved_mass
 from lightning_saliency.record import Numbers, Observation, RunInfo
 from lightning_saliency.reference import Reference, left_out_moves, why_not_comparable
-from lightning_saliency.requirements import MOVED_MASS, Requirement
+from lightning_saliency.requirements import MOVED_MASS, SHARE, Requirement
 from lightning_saliency.verdict import Finding, Growth, Mark, Moved, Verdict, figures
 
 MOST_MOVED = 0.25  # of the mass, with fewer runs than tell a spread; more is warned of
 MOST_CHANGED = 0.5  # of a share, likewise,
 LEAST_CHANGED = 0.02  # and no less than this of the whole: half of next to nothing is nothing
-_SHARE = ".share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ def _findings(
             high=allowed.high,
             source=allowed.source,
             mark="fail" if strict and mark == "warn" else mark,
-            area=None if measure == MOVED_MASS else seen.info.areas[measure.removesuffix(_SHARE)],
+            area=None if measure == MOVED_MASS else seen.info.areas[measure.removesuffix(SHARE)],
         )
 
 
@@ -171,7 +170,7 @@ def _shared_out(bounds: int) -> float:
 def _value(seen: Seen, reference: Reference | None, measure: str) -> float:
     if measure == MOVED_MASS and reference is not None:
         return moved_mass(seen.profiles.nanmean(dim=0), reference.profile())
-    return seen.share(measure.removesuffix(_SHARE))
+    return seen.share(measure.removesuffix(SHARE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,7 @@ def _allowed(
     elif measure == MOVED_MASS:
         allowed = _allowed_move(reference.run_profiles(), confidence)
     else:
-        allowed = _allowed_share(reference.run_shares(measure.removesuffix(_SHARE)), confidence)
+        allowed = _allowed_share(reference.run_shares(measure.removesuffix(SHARE)), confidence)
     return replace(
         allowed,
         low=allowed.low if requirement.relation != "<=" else None,

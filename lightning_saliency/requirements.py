@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 AUTO = "auto"
 MOVED_MASS = "moved_mass"
-_SHARE = ".share"
+SHARE = ".share"  # the ending of the name of a region's share
 _EVERY = "*"
 
 DEFAULT = ("moved_mass <= auto", "*.share within auto")
@@ -53,7 +53,7 @@ class Requirement:
         if found is None:
             raise ValueError(f"a requirement must read like {_EXAMPLES}, got {text!r}.")
         measure, relation = found["measure"], found["relation"]
-        if measure != MOVED_MASS and not (measure.endswith(_SHARE) and len(measure) > len(_SHARE)):
+        if measure != MOVED_MASS and not (measure.endswith(SHARE) and len(measure) > len(SHARE)):
             raise ValueError(
                 f"a requirement must be on 'moved_mass' or on '<region>.share', got {text!r}."
             )
@@ -69,9 +69,9 @@ class Requirement:
         """
         if self.measure == MOVED_MASS:
             return [MOVED_MASS]
-        region = self.measure.removesuffix(_SHARE)
+        region = self.measure.removesuffix(SHARE)
         if region == _EVERY:
-            return [name + _SHARE for name in sorted(regions)]
+            return [name + SHARE for name in sorted(regions)]
         if region not in regions:
             told = ", ".join(sorted(regions)) or "none"
             raise ValueError(
@@ -79,11 +79,6 @@ class Requirement:
                 f"has masks of: {told}. Pass `ProbeBatch(…, masks={{{region!r}: …}})`."
             )
         return [self.measure]
-
-    @property
-    def sides(self) -> int:
-        """How many bounds it has for each measure."""
-        return 2 if self.relation == "within" else 1
 
 
 def _bound(text: str, relation: str, sentence: str) -> float | None:

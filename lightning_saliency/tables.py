@@ -21,10 +21,10 @@ from lightning_saliency.measures import (
 from lightning_saliency.record import Numbers, Observation, Run
 from lightning_saliency.reference import why_not_comparable
 from lightning_saliency.report import plain
+from lightning_saliency.requirements import SHARE
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_ROWS = 40
-_SHARE = ".share"
 
 
 def describe_run(run: Run) -> str:
@@ -78,7 +78,7 @@ def _history(observations: Sequence[_Row], regions: Iterable[str]) -> Iterable[s
     profiles = [o.profile for o in observations]
     columns: dict[str, list[float]] = {
         "p(label)": [o.chance for o in observations],
-        **{r + _SHARE: [o.shares[r] for o in observations] for r in regions},
+        **{r + SHARE: [o.shares[r] for o in observations] for r in regions},
         "from first": [moved_mass(p, profiles[0]) for p in profiles],
         "from last": [
             moved_mass(a, b) for a, b in zip(profiles, profiles[:1] + profiles[:-1], strict=True)
@@ -127,7 +127,7 @@ def compare_runs(first: Run, second: Run, names: tuple[str, str]) -> str:
         *_beside(first.info.metrics, second.info.metrics),
         *(
             (
-                plain(r) + _SHARE,
+                plain(r) + SHARE,
                 f"{_mean(a.measured.shares[r]):.3f}",
                 f"{_mean(b.measured.shares[r]):.3f}",
             )

@@ -33,7 +33,7 @@ MAY_KNOW = {
     "verdict": {"measures", "record"},
     "judge": {"bounds", "measures", "record", "reference", "requirements", "verdict"},
     "report": {"verdict"},
-    "tables": {"errors", "measures", "record", "reference", "report"},
+    "tables": {"errors", "measures", "record", "reference", "report", "requirements"},
     "schedule": set(),
     "rules": {"errors"},
     "isolation": {"errors"},
