@@ -25,13 +25,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch, explain
-from lightning_saliency.attribution import carry_out
-from lightning_saliency.live import begin_record, observer_of
-from lightning_saliency.logbook import Logbook
-from lightning_saliency.loggers import PictureLog
-from lightning_saliency.options import Options
-from lightning_saliency.pictures import Artist
-from lightning_saliency.snapshot import Snapshot
+from lightning_saliency.attribution.passes import compute
+from lightning_saliency.callback.loggers import PictureLog
+from lightning_saliency.callback.options import Options
+from lightning_saliency.callback.publisher import begin_record
+from lightning_saliency.callback.session import build_observer
+from lightning_saliency.draw.mosaics import MosaicRenderer
+from lightning_saliency.observe.history import History_
+from lightning_saliency.record.observation import Snapshot
 
 MODELS = {"resnet18": (8, 64, 10), "mobilenet_v2": (8, 64, 5), "densenet121": (4, 64, 5)}
 
@@ -86,7 +87,7 @@ def cost_of_observing(folder: Path, rounds: int) -> None:
     model = torchvision.models.resnet18(num_classes=classes).eval()
     logger = TensorBoardLogger(folder, name="", version="")
     trainer = pl.Trainer(accelerator="cpu", logger=logger, enable_checkpointing=False)
-    observer = observer_of(trainer, model, probe, Options(), Logbook())
+    observer = build_observer(trainer, model, probe, Options(), History_())
     start = time.perf_counter()
     begin_record(observer, "saliency", {}, after=-1)
     begun = time.perf_counter() - start
@@ -97,7 +98,7 @@ def cost_of_observing(folder: Path, rounds: int) -> None:
     found = interleaved(
         {
             "the same passes without a rule": lambda: bare_passes(model, images, classes, 1),
-            "explain": lambda: carry_out(observer.plan, model, images, requests),
+            "explain": lambda: compute(observer.plan, model, images, requests),
             "measure": lambda: observer.gauge.read(label, lambda rows: rows),
             "record": lambda: observer.recorder.add(replace(seen, step=next(steps))),
             "observe": lambda: observer.observe(model, "", next(steps)),
@@ -118,7 +119,7 @@ def cost_of_pictures(rounds: int) -> None:
     probe = ProbeBatch(torch.rand(1, 3, 224, 224), torch.tensor([3]))
     model = torchvision.models.squeezenet1_1(num_classes=10)
     explanation = explain(model, probe.images)
-    artist = Artist(probe, style="signed", scale="map", size=96, rule="guided_backprop")
+    artist = MosaicRenderer(probe, style="signed", scale="map", size=96, rule="guided_backprop")
     with tempfile.TemporaryDirectory() as folder:
         logger = TensorBoardLogger(folder)
         log = PictureLog([logger], None, "jpeg")

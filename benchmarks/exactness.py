@@ -3,7 +3,7 @@
     python benchmarks/exactness.py          # networks up to 100 million parameters: two minutes
     python benchmarks/exactness.py --all    # and those above: six, and 7 GB of memory
 
-It runs ``tests/test_zoo.py``, which holds the networks and the bounds, and sums up what that tells.
+It runs ``tests/attribution/test_zoo.py``, which holds the networks and the bounds, and sums up what that tells.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-ZOO = Path(__file__).resolve().parents[1] / "tests/test_zoo.py"
+ZOO = Path(__file__).resolve().parents[1] / "tests/attribution/test_zoo.py"
 FAMILIES = (
     *("alexnet", "convnext", "densenet", "efficientnet_v2", "efficientnet", "googlenet"),
     *("inception", "maxvit", "mnasnet", "mobilenet_v2", "mobilenet_v3", "regnet", "resnet"),

@@ -22,14 +22,15 @@ import torch
 from study_runs import COUNTS, KINDS, Pairs, Scenario, fill, observe_again, run_file
 from torch import Tensor
 
-from lightning_saliency.bounds import CONFIDENCE, moved_mass_bound, upper
-from lightning_saliency.files import read_tensors
-from lightning_saliency.judge import MOST_CHANGED, Seen, judge
-from lightning_saliency.measures import moved_mass, profile, profiles, share, spearman
-from lightning_saliency.record import Measured, Observation, RunInfo
-from lightning_saliency.reference import GoodRun, Reference, left_out_moves
-from lightning_saliency.requirements import DEFAULT, MOVED_MASS, Requirement, parse_all
-from lightning_saliency.verdict import Finding, Verdict
+from lightning_saliency.check.bounds import CONFIDENCE, moved_mass_bound, upper
+from lightning_saliency.check.evaluate import MOST_CHANGED, Candidate, judge
+from lightning_saliency.check.reference import GoodRun, Reference, left_out_moves
+from lightning_saliency.check.requirements import DEFAULT, MOVED_MASS, Requirement, parse_all
+from lightning_saliency.check.verdict import Finding, Verdict
+from lightning_saliency.functional.measures import moved_mass, profile, profiles, share, spearman
+from lightning_saliency.record.observation import Measured, Observation
+from lightning_saliency.record.run import RunInfo
+from lightning_saliency.storage.files import read_tensors
 
 __all__ = ["Pairs", "Scenario", "main"]
 
@@ -50,7 +51,7 @@ class Looks:
     seed: int
     about: Mapping[str, float]
     maps: Mapping[str, Tensor]
-    seen: Seen
+    seen: Candidate
 
     @classmethod
     def read(cls, scenario: Scenario, path: Path, per_class: int, judged: str) -> Looks:
@@ -63,13 +64,17 @@ class Looks:
         labels = scenario.probe.labels[chosen]
         measured = Measured(
             classes=labels,
-            chances=torch.zeros(len(labels)),
+            probabilities=torch.zeros(len(labels)),
             maps=maps[judged].half(),
             profiles=profiles(maps[judged]),
             shares={name: share(maps[judged], mask) for name, mask in masks.items()},
         )
         return cls(
-            kind, int(seed), about, maps, Seen(info_of(labels, masks), observation_of(measured))
+            kind,
+            int(seed),
+            about,
+            maps,
+            Candidate(info_of(labels, masks), observation_of(measured)),
         )
 
     @cached_property

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_saliency import ProbeBatch, explain
-from lightning_saliency.files import read_tensors, write_whole
-from lightning_saliency.maps import contributions
-from lightning_saliency.occlusion import hidden
+from lightning_saliency.functional.maps import contributions
+from lightning_saliency.observe.occlusion import hidden
+from lightning_saliency.storage.files import read_tensors, write_whole
 
 Pairs: TypeAlias = tuple[Tensor, Tensor]  # images and labels
 

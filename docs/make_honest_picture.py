@@ -26,9 +26,9 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch, explain
-from lightning_saliency.imagenet import class_index, class_names
+from lightning_saliency.draw.figure import COLOURS
 from lightning_saliency.photos import read_photo
-from lightning_saliency.plot import COLOURS
+from lightning_saliency.probe.imagenet import class_index, class_names
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "examples"))

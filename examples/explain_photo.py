@@ -21,11 +21,11 @@ from torchvision import transforms
 from weights import NETWORKS, Network, package_folder
 
 from lightning_saliency import Explanation, explain
-from lightning_saliency.grid import Tile, paint, photo, sheet
-from lightning_saliency.imagenet import class_index, class_names
-from lightning_saliency.maps import strongest_channel
+from lightning_saliency.draw.canvas import Tile, colorize, photo, sheet
+from lightning_saliency.functional.maps import strongest_channel
+from lightning_saliency.functional.text import percent
 from lightning_saliency.photos import read_photo, to_tensor
-from lightning_saliency.pictures import percent
+from lightning_saliency.probe.imagenet import class_index, class_names
 
 PHOTOS = ("chelsea", "coffee", "camera", "astronaut")  # in the wheel of scikit-image
 RULES = ("gradient", "guided_backprop")
@@ -80,7 +80,7 @@ def row(image: Tensor, explanation: Explanation) -> list[Tile]:
         signed = strongest_channel(explanation[rule][0, 0])
         # At its peak a map would end in a few pixels: five root mean squares show the most.
         values = signed / (5 * signed.square().mean().sqrt().clamp(min=1e-30))
-        tiles.append(Tile(paint(values.numpy(), SIZE, "magnitude"), rule.replace("_", " ")))
+        tiles.append(Tile(colorize(values.numpy(), SIZE, "magnitude"), rule.replace("_", " ")))
     return tiles
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_saliency.cli import main
+from lightning_saliency.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,20 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_saliency.attribution import (
-    Explanation,
-    Forward,
-    Plan,
-    Request,
-    carry_out,
-    count_classes,
-    find_logits,
-)
-from lightning_saliency.classes import STRONGEST
-from lightning_saliency.isolation import random_streams_kept
-from lightning_saliency.measures import spearman
-from lightning_saliency.probe import ProbeBatch
-from lightning_saliency.rules import Rule
+from lightning_saliency.attribution.logits import Forward, count_classes, find_logits
+from lightning_saliency.attribution.passes import Attributions, PassOptions, Request, compute
+from lightning_saliency.attribution.rules import Rule
+from lightning_saliency.attribution.targets import STRONGEST
+from lightning_saliency.functional.measures import spearman
+from lightning_saliency.isolation.rng import random_streams_kept
+from lightning_saliency.probe.batch import ProbeBatch
 
 _SEED = 181003292  # of the weights drawn anew: not one that anybody trains with
 
@@ -179,18 +172,18 @@ def _drawn_anew(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 def _explained(
     called: _Called, probe: ProbeBatch, rule: Rule, targets: Tensor, state: State
-) -> Explanation:
+) -> Attributions:
     """The explanation of ``called`` as if it had the weights in ``state``."""
     replaced = {f"model.{name}": value for name, value in state.items()}
 
     def forward(model: nn.Module, images: Tensor) -> object:
         return functional_call(model, replaced, (images,))
 
-    return carry_out(Plan(forward), called, probe.images, [Request((rule,), targets)])[0]
+    return compute(PassOptions(forward), called, probe.images, [Request((rule,), targets)])[0]
 
 
 def _beside_other_class(
-    called: _Called, probe: ProbeBatch, rule: Rule, explained: Explanation
+    called: _Called, probe: ProbeBatch, rule: Rule, explained: Attributions
 ) -> float | None:
     """How alike the maps of the explained class and of the strongest other one are."""
     if explained.logits.shape[1] < 2:

@@ -1,15 +1,15 @@
 """The callback for those who write ``import lightning as L``.
 
 ``pytorch_lightning`` and ``lightning.pytorch`` are the same code twice, and a ``Callback`` of one
-is none of the other's.
+is not a ``Callback`` of the other.
 """
 
 from __future__ import annotations
 
 from lightning.pytorch import Callback
 
-from lightning_saliency.callback import SaliencyWatch
+from lightning_saliency.callback.hooks import SaliencyCallbackBase
 
 
-class SaliencyCallback(SaliencyWatch, Callback):  # noqa: D101
-    __doc__ = SaliencyWatch.__doc__
+class SaliencyCallback(SaliencyCallbackBase, Callback):  # noqa: D101
+    __doc__ = SaliencyCallbackBase.__doc__

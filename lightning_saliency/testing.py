@@ -7,26 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from lightning_saliency.about import run_info
-from lightning_saliency.attribution import (
-    Forward,
-    Plan,
-    call_plainly,
-    carry_out,
-    count_classes,
-)
+from lightning_saliency.attribution.logits import Forward, call_plainly, count_classes
+from lightning_saliency.attribution.passes import PassOptions
+from lightning_saliency.attribution.rules import Rule
+from lightning_saliency.attribution.targets import STRONGEST
+from lightning_saliency.check.evaluate import Candidate, evaluate
+from lightning_saliency.check.reference import Reference
+from lightning_saliency.check.report import as_text
+from lightning_saliency.check.requirements import merge
 from lightning_saliency.errors import SaliencyWarning
-from lightning_saliency.gauge import Gauge, MassReduce, measures_of
-from lightning_saliency.judge import Seen, judge
-from lightning_saliency.occlusion import confirm
-from lightning_saliency.probe import ProbeBatch
-from lightning_saliency.record import Observation, open_run
-from lightning_saliency.reference import Reference
-from lightning_saliency.report import as_text
-from lightning_saliency.requirements import parse_all
-from lightning_saliency.rules import Rule
+from lightning_saliency.functional.maps import MassReduce
+from lightning_saliency.observe.meter import Meter
+from lightning_saliency.observe.observer import Observer
+from lightning_saliency.observe.provenance import run_info
+from lightning_saliency.probe.batch import ProbeBatch
+from lightning_saliency.record.run import open_run
 
 _SIZE = 96  # pixels a side of the maps that are kept
 
@@ -62,60 +60,50 @@ def assert_attention(
     """
     if not isinstance(reference, Reference):
         reference = Reference.load(reference)
-    requirements = tuple(dict.fromkeys((*reference.requirements, *parse_all(require))))
+    requirements = merge(reference.requirements, require)
     if isinstance(subject, nn.Module):
         if probe is None:
             raise TypeError("`probe` is needed with a model: the images of the reference.")
-        seen = _seen_now(subject, probe, reference, forward)
+        observer = _build_observer(subject, probe, reference, forward)
+        observation = observer.observe(subject, "now", step=0)
+        candidate = Candidate(run_info("now", observer.meter, {}), observation)
+        verdict = evaluate(candidate, reference, requirements, strict=strict)
+        verdict = observer.confirm(verdict, subject, observation.measured)
+        name = type(subject).__name__
     else:
-        seen = _seen_then(subject)
-    verdict = judge(seen, reference, requirements, strict=strict)
-    if isinstance(subject, nn.Module) and probe is not None:
-        verdict = confirm(verdict, subject, probe, seen.observation.measured, forward)
-    name = subject if isinstance(subject, str | Path) else type(subject).__name__
-    told = as_text(verdict, str(name))
+        run = open_run(subject)
+        candidate = Candidate(run.info, run.last(), run.info.metrics)
+        verdict = evaluate(candidate, reference, requirements, strict=strict)
+        name = str(subject)
+    told = as_text(verdict, name)
     if verdict.outcome != "pass":
         raise AssertionError(told)
     if verdict.warnings:
         warnings.warn(told, SaliencyWarning, stacklevel=2)
 
 
-def _seen_then(folder: str | Path) -> Seen:
-    run = open_run(folder)
-    return Seen(run.info, run.last(), run.info.metrics)
-
-
-def _seen_now(
+def _build_observer(
     model: nn.Module, probe: ProbeBatch, reference: Reference, forward: Forward | None
-) -> Seen:
-    """What a run would have recorded of ``model`` at this moment."""
-    info = reference.info
-    gauge = Gauge.for_probe(
+) -> Observer:
+    """An observer that measures what the runs of ``reference`` did."""
+    one_logit = count_classes(model, probe.images, forward) == 1
+    meter = Meter.for_probe(
         probe,
         _SIZE,
         classes=reference.classes,
-        rule=cast(Rule, info.rule),
-        reduce=cast(MassReduce, info.reduce),
-        one_logit=count_classes(model, probe.images, forward) == 1,
+        rule=cast(Rule, reference.info.rule),
+        reduce=cast(MassReduce, reference.info.reduce),
+        one_logit=one_logit,
+        good=reference,
     )
-    plan = Plan(forward or call_plainly)
-    explained = carry_out(plan, model, probe.images, [gauge.request(_all)])[0]
-    measured = gauge.read(explained, _all).map_tensors(lambda tensor: tensor.cpu())
-    observation = Observation(
-        step=0,
-        epoch=-1,
-        caption="now",
-        fingerprint=probe.fingerprint,
-        rule=gauge.rule,
-        targets=measured.classes[:, None],
-        maps=measured.maps[:, None],
-        peaks=measured.chances[:, None].new_ones(len(probe), 1),
-        probabilities=measured.chances[:, None],
-        measured=measured,
-        measures=measures_of(measured, reference=reference.profile(), first=None, previous=None),
+    classes = meter.classes
+    if classes is None:
+        classes = torch.full((len(probe),), STRONGEST)
+    return Observer(
+        probe=probe,
+        targets=None if one_logit else classes[:, None],
+        rules=(meter.rule,),
+        size=_SIZE,
+        options=PassOptions(forward or call_plainly),
+        meter=meter,
     )
-    return Seen(run_info("now", probe, gauge, {}), observation)
-
-
-def _all(tensor: Tensor) -> Tensor:
-    return tensor

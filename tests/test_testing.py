@@ -10,10 +10,11 @@ from records import record
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch
+from lightning_saliency.check.reference import Reference
 from lightning_saliency.errors import RecordError, SaliencyWarning
-from lightning_saliency.recorder import Recorder
-from lightning_saliency.reference import Reference
-from lightning_saliency.testing import _seen_now, assert_attention
+from lightning_saliency.observe.provenance import run_info
+from lightning_saliency.record.writer import RunWriter
+from lightning_saliency.testing import _build_observer, assert_attention
 
 
 @pytest.fixture
@@ -78,11 +79,13 @@ def images(**known) -> ProbeBatch:
 def models(tmp_path: Path) -> Reference:
     runs = []
     for seed in range(3):
-        seen = _seen_now(Looking(seed, 0), images(), _empty(), None)
-        recorder = Recorder(tmp_path / f"model_{seed}")
-        recorder.begin(seen.info, torch.zeros(4, 16, 16, 3, dtype=torch.uint8), after=-1)
-        recorder.add(seen.observation)
-        runs.append(recorder.folder)
+        model = Looking(seed, 0)
+        observer = _build_observer(model, images(), _empty(), None)
+        writer = RunWriter(tmp_path / f"model_{seed}")
+        info = run_info("now", observer.meter, {})
+        writer.begin(info, torch.zeros(4, 16, 16, 3, dtype=torch.uint8), after=-1)
+        writer.add(observer.observe(model, "now", step=0))
+        runs.append(writer.folder)
     return Reference.from_runs(runs)
 
 

@@ -1,0 +1,1 @@
+"""From a live model and images to signed gradients."""

@@ -1,0 +1,64 @@
+"""How a model is called, and where in its output the logits are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.errors import SaliencyError
+from lightning_saliency.isolation.module import undisturbed
+
+Forward: TypeAlias = Callable[[nn.Module, Tensor], Any]
+
+
+def call_plainly(model: nn.Module, images: Tensor) -> Any:
+    """Call ``model`` with the images and nothing else, which is the default."""
+    return model(images)
+
+
+def find_device(model: nn.Module, images: Tensor) -> torch.device:
+    """The device of the model's parameters, or of ``images`` if it has none."""
+    return next((p.device for p in model.parameters()), images.device)
+
+
+def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = None) -> int:
+    """Count the logits of ``model`` by trying it on the first of ``images``.
+
+    Raises:
+        SaliencyError: Its output holds no logits.
+    """
+    with undisturbed(model):
+        output = (forward or call_plainly)(model, images[:1].to(find_device(model, images)))
+        return find_logits(output, 1).shape[1]
+
+
+def find_logits(output: Any, count: int) -> Tensor:
+    """Find the logits ``(count, num_classes)`` in whatever a model returned.
+
+    Raises:
+        SaliencyError: There are none, or they have another shape.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    elif not isinstance(output, Tensor):
+        found = getattr(output, "logits", None)
+        if found is None and isinstance(output, tuple | list) and output:
+            found = output[0]
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        raise SaliencyError(
+            f"no logits found in the model's output, a {type(output).__name__}. Pass "
+            "`forward=lambda model, images: …` that returns a floating-point tensor "
+            "(N, num_classes)."
+        )
+    logits = found.unsqueeze(1) if found.ndim == 1 else found
+    if logits.ndim != 2 or len(logits) != count or logits.shape[1] == 0:
+        raise SaliencyError(
+            f"the logits of {count} image(s) must have shape ({count}, num_classes), got "
+            f"{tuple(found.shape)}. Pass `forward=lambda model, images: …` that reduces them, for "
+            "example by a mean over positions."
+        )
+    return logits

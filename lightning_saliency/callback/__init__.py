@@ -1,0 +1,1 @@
+"""When a trainer is observed, and where what is seen goes."""

@@ -1,0 +1,101 @@
+"""What a session works with, put together from the options, the probe and the trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_saliency.attribution.logits import count_classes
+from lightning_saliency.attribution.passes import PassOptions
+from lightning_saliency.attribution.targets import choose_targets
+from lightning_saliency.callback.loggers import PictureLog
+from lightning_saliency.callback.options import Options
+from lightning_saliency.callback.publisher import Publisher
+from lightning_saliency.callback.trainer import (
+    Trainer,
+    callable_model,
+    in_precision_of,
+    run_folder,
+)
+from lightning_saliency.check.attention import AttentionCheck
+from lightning_saliency.draw.canvas import sharp_size
+from lightning_saliency.draw.mosaics import MosaicRenderer
+from lightning_saliency.observe.meter import Meter
+from lightning_saliency.observe.observer import Observer
+from lightning_saliency.observe.ranks import Ranks
+from lightning_saliency.probe.batch import ProbeBatch
+from lightning_saliency.record.writer import RunWriter
+from lightning_saliency.storage.files import safe_name
+
+
+def build_observer(
+    trainer: Trainer,
+    pl_module: Any,
+    probe: ProbeBatch,
+    options: Options,
+    ranks: Ranks,
+    check: AttentionCheck | None = None,
+) -> Observer:
+    """An observer of ``pl_module``, which is tried on one image. Collective.
+
+    Raises:
+        SaliencyError: No logits in what the module returns, or it fails on another rank.
+        ValueError: Targets that the module or the probe does not know, or a requirement on a
+            region that the probe has no mask of.
+    """
+    forward = in_precision_of(trainer, options.forward)
+    with ranks.synchronized("trying the model on an image of the probe"):
+        classes = count_classes(callable_model(trainer, pl_module), probe.images, forward)
+    targets = choose_targets(
+        options.targets, classes, probe.all_true_classes(), probe.class_names or ()
+    )
+    size = sharp_size(probe.images.shape[-2], probe.images.shape[-1], options.tile_size)
+    return Observer(
+        probe=probe,
+        targets=targets,
+        rules=options.rules,
+        size=size,
+        options=PassOptions(forward, options.chunk_size, alone=not ranks.sharded),
+        meter=build_meter(probe, size, check, one_logit=classes == 1),
+        ranks=ranks,
+    )
+
+
+def build_meter(
+    probe: ProbeBatch, size: int, check: AttentionCheck | None, *, one_logit: bool
+) -> Meter:
+    """A meter of what ``check`` needs to know, or of the default measures."""
+    if check is None:
+        return Meter.for_probe(probe, size, one_logit=one_logit)
+    for requirement in check.requirements:
+        requirement.quantities(probe.masks)  # or raise, while nothing is lost yet
+    return Meter.for_probe(
+        probe,
+        size,
+        classes=check.reference.classes if check.reference else None,
+        rule=check.rule,
+        reduce=check.reduce,
+        one_logit=one_logit,
+        good=check.reference,
+    )
+
+
+def build_publisher(trainer: Trainer, observer: Observer, options: Options) -> Publisher:
+    """A publisher of what ``observer`` sees. Collective."""
+    ranks, folder = observer.ranks, run_folder(trainer)
+    first, log = ranks.rank == 0, PictureLog(trainer.loggers, folder, options.image_format)
+    kept = folder / safe_name(options.name) if options.record and folder is not None else None
+    return Publisher(
+        tag=options.name,
+        probe=observer.probe,
+        renderer=MosaicRenderer(
+            observer.probe,
+            style=options.style,
+            scale=options.scale,
+            size=options.tile_size,
+            one_logit=observer.meter.one_logit,
+        ),
+        ranks=ranks,
+        log=log if first else None,
+        writer=RunWriter(kept, options.keep) if first and kept is not None else None,
+        recorded_at=kept,
+    )

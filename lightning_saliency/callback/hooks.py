@@ -1,0 +1,195 @@
+"""The callback: its arguments, and one short hook for each moment of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_saliency.attribution.logits import Forward
+from lightning_saliency.attribution.rules import Rule
+from lightning_saliency.callback.options import OnError, Options
+from lightning_saliency.callback.publisher import check_tags
+from lightning_saliency.callback.schedule import Schedule, check_monitors
+from lightning_saliency.callback.session import Session
+from lightning_saliency.callback.trainer import Trainer, current_step
+from lightning_saliency.check.attention import AttentionCheck
+from lightning_saliency.draw.canvas import ImageFormat, Style
+from lightning_saliency.draw.mosaics import Scale
+from lightning_saliency.probe.batch import ProbeBatch
+
+
+class SaliencyCallbackBase:
+    """Explain a fixed probe batch at epoch ends and log the maps as pictures.
+
+    For each probe image a mosaic goes to the loggers at each observation, under
+    ``saliency/<image name>``: the image, then a tile a class with its probability, the true class
+    framed, the predicted one bold. When training ends, a film strip an image follows under
+    ``saliency_filmstrip/<image name>``: a row a class, a column an observation, at most twelve.
+    TensorBoard, W&B and MLflow take the pictures; with none of these they are PNG files in the
+    run's folder.
+
+    The run is left as it was: weights, metrics and random streams are those of a run without it.
+
+    Args:
+        probe: The images. Without, eight of the validation dataset (training, where there is
+            none), spread over its classes, the same ones in every run with the same data.
+        targets: The classes to explain: ``"auto"``, all up to ten, else the label and the four
+            strongest others; ``"all"``; ``"label"``; ``"predicted"``; ``"top3"`` or any number;
+            or a list of indices or class names.
+        rule: ``"guided_backprop"``, ``"gradient"`` or ``"deconvnet"``; or a tuple of these, which
+            are shown together, from one forward pass.
+        every_n_epochs: Epoch E, counted from 0, is observed at its end where
+            ``(E + 1) % every_n_epochs == 0``; 0 for none.
+        epochs: The epochs to observe, counted from 0, in place of ``every_n_epochs``.
+        every_n_train_steps: Optimizer steps between observations, in addition to epoch ends.
+        at_start: Whether the untrained model is observed. The trained one always is.
+        forward: ``forward(pl_module, images)`` returns the logits, for a module that is not
+            called plainly.
+        style: ``"signed"``, red where the logit rises with the pixel, blue where it falls;
+            ``"magnitude"``; or ``"overlay"`` on the image.
+        scale: ``"map"``: each map is as strong as its own peak; or a number, logits per input
+            unit, at which all maps of the run saturate, so that strengths can be compared.
+        tile_size: Pixels a side of a tile, at most.
+        image_format: ``"jpeg"`` or ``"png"``, of the pictures in TensorBoard.
+        chunk_size: Images in one forward pass; all by default.
+        check: What the run is held against; see :class:`AttentionCheck`.
+        record: Whether each observation is kept in the run's folder, for checks and comparisons.
+        keep: Observations that stay there, at most, the first and the last among them.
+        on_error: ``"raise"``, or ``"warn"`` to go on training when an observation fails.
+        name: Prefix of the tags, different for each callback of a trainer.
+
+    Raises:
+        TypeError: ``probe`` is no :class:`ProbeBatch`.
+        ValueError: An argument out of range; the message says what is allowed.
+        SaliencyError: While training, a model that cannot be explained.
+    """
+
+    def __init__(
+        self,
+        probe: ProbeBatch | None = None,
+        *,
+        targets: str | list[int] | list[str] = "auto",
+        rule: Rule | tuple[Rule, ...] = "guided_backprop",
+        every_n_epochs: int = 1,
+        epochs: Sequence[int] | None = None,
+        every_n_train_steps: int | None = None,
+        at_start: bool = True,
+        forward: Forward | None = None,
+        style: Style = "signed",
+        scale: Scale = "map",
+        tile_size: int = 96,
+        image_format: ImageFormat = "jpeg",
+        chunk_size: int | None = None,
+        check: AttentionCheck | None = None,
+        record: bool = True,
+        keep: int | None = None,
+        on_error: OnError = "raise",
+        name: str = "saliency",
+    ) -> None:
+        super().__init__()
+        if probe is not None and not isinstance(probe, ProbeBatch):
+            raise TypeError(
+                f"`probe` must be a ProbeBatch or None, got {type(probe).__name__}. "
+                "Wrap tensors as `ProbeBatch(images, labels)`."
+            )
+        self.options = Options(
+            targets=targets,
+            rule=rule,
+            forward=forward,
+            style=style,
+            scale=scale,
+            tile_size=tile_size,
+            image_format=image_format,
+            chunk_size=chunk_size,
+            record=record,
+            keep=keep,
+            on_error=on_error,
+            name=name,
+        )
+        self.schedule = Schedule(every_n_epochs, epochs, every_n_train_steps, at_start)
+        if check is not None and not isinstance(check, AttentionCheck):
+            raise TypeError(
+                f"`check` must be an AttentionCheck or None, got {type(check).__name__}. "
+                "Wrap the folder of a reference as `AttentionCheck('folder')`."
+            )
+        self.check, self._given = check, probe
+        self._session = self._new_session()
+
+    def _new_session(self, trainer: Trainer | None = None) -> Session:
+        ours = [] if trainer is None else _names_in(trainer)
+        return Session(self._given, self.options, self.schedule, self.check, trainer, ours)
+
+    @property
+    def name(self) -> str:
+        """The prefix of the tags."""
+        return self.options.name
+
+    @property
+    def probe(self) -> ProbeBatch | None:
+        """The images; ``None`` until they are chosen, if none were passed."""
+        return self._session.probe
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint keeps this callback's state; by name, so that several can live."""
+        return f"SaliencyCallback[{self.name}]"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The probe and what was seen of it so far; tensors and primitives only."""
+        return self._session.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the run that is resumed left off, with its probe."""
+        self._session.load_state_dict(state_dict)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what could not work, and begin a session if this is another trainer's run."""
+        if not self._session.belongs_to(trainer):
+            self._session = self._new_session(trainer)
+        self._session.tolerance.stage = stage
+        check_monitors(trainer, self.name, self.schedule)
+        check_tags(self.name, _names_in(trainer), self.probe)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let go of the model."""
+        self._session.release()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Choose the probe and the classes, and observe the untrained model."""
+        self._session.start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Observe the model if a training step is due."""
+        self._session.step(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Observe a due epoch's end at its last validation, which monitors wait for."""
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn != "fit":
+            self._session.observe_alone(trainer, pl_module, "validated")
+        elif trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._session.end_epoch(trainer, pl_module, current_step(trainer))
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Observe the model that is tested."""
+        self._session.observe_alone(trainer, pl_module, "tested")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Observe a due epoch's end if no validation has."""
+        self._session.end_epoch(trainer, pl_module, current_step(trainer) - 1)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Observe the trained model, if that is still to be done; draw, write down, judge."""
+        self._session.end(trainer, pl_module)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Draw the film strips also of a training that is interrupted by hand."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+            self._session.conclude(trainer, finished=False)
+
+
+def _names_in(trainer: Trainer) -> list[str]:
+    return [c.name for c in trainer.callbacks if isinstance(c, SaliencyCallbackBase)]

@@ -1,0 +1,102 @@
+"""What to show of a model and how, checked before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from lightning_saliency.attribution.logits import Forward
+from lightning_saliency.attribution.rules import RULES, Rule
+from lightning_saliency.attribution.targets import check_words
+from lightning_saliency.draw.canvas import IMAGE_FORMATS, STYLES, ImageFormat, Style
+from lightning_saliency.draw.mosaics import Scale
+from lightning_saliency.functional.arguments import check_choice, check_integer, is_integer
+
+OnError: TypeAlias = Literal["raise", "warn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The arguments of :class:`SaliencyCallback` that do not say when; they are explained there.
+
+    Raises:
+        TypeError: ``forward`` cannot be called, or ``targets`` hold what is no class.
+        ValueError: A value out of range; the message says what is allowed.
+    """
+
+    targets: str | list[int] | list[str] = "auto"
+    rule: Rule | Sequence[Rule] = "guided_backprop"
+    forward: Forward | None = None
+    style: Style = "signed"
+    scale: Scale = "map"
+    tile_size: int = 96
+    image_format: ImageFormat = "jpeg"
+    chunk_size: int | None = None
+    record: bool = True
+    keep: int | None = None
+    on_error: OnError = "raise"
+    name: str = "saliency"
+
+    def __post_init__(self) -> None:
+        check_words(self.targets)
+        _check_rules(self.rule)
+        check_choice("style", self.style, STYLES)
+        check_choice("image_format", self.image_format, IMAGE_FORMATS)
+        check_choice("on_error", self.on_error, ("raise", "warn"))
+        check_integer("tile_size", self.tile_size, 16)
+        if self.chunk_size is not None:
+            check_integer("chunk_size", self.chunk_size, 1)
+        if self.keep is not None:
+            check_integer("keep", self.keep, 2)
+        _check_scale(self.scale)
+        _check_name(self.name)
+        if self.forward is not None and not callable(self.forward):
+            raise TypeError(
+                "`forward` must be a function `forward(pl_module, images) -> logits` or None, got "
+                f"{self.forward!r}."
+            )
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules that are shown, in order."""
+        return (self.rule,) if isinstance(self.rule, str) else tuple(self.rule)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """How a run is observed, for its record; primitives only."""
+        style = {"style": self.style, "scale": self.scale, "tile_size": self.tile_size}
+        return {**self.display_key, **style}
+
+    @property
+    def display_key(self) -> dict[str, Any]:
+        """What must agree for maps to stand in one film strip; primitives only."""
+        rules = [str(rule) for rule in self.rules]
+        words = self.targets if isinstance(self.targets, str) else list(self.targets)
+        return {"rule": rules[0] if len(rules) == 1 else rules, "targets": words}
+
+
+def _check_rules(rule: object) -> None:
+    rules = (rule,) if isinstance(rule, str) else rule
+    if not isinstance(rules, list | tuple) or not rules:
+        raise ValueError(
+            f"`rule` must be one of {', '.join(RULES)}, or a tuple of them, got {rule!r}."
+        )
+    for each in rules:
+        check_choice("rule", each, RULES)
+    if len(set(rules)) < len(rules):
+        raise ValueError(f"`rule` must name each rule once, got {rule!r}.")
+
+
+def _check_scale(scale: object) -> None:
+    number = is_integer(scale) or isinstance(scale, float)
+    if scale != "map" and not (number and scale > 0 and math.isfinite(scale)):  # type: ignore[operator, arg-type]
+        raise ValueError(f"`scale` must be 'map' or a number above 0, got {scale!r}.")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"`name` must be a string, got {name!r}.")
+    if not name or "/" in name:
+        raise ValueError(f"`name` must not be empty or contain a '/', got {name!r}.")

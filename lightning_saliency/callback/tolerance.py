@@ -1,0 +1,79 @@
+"""What happens if part of an observation fails: raise with context, or warn once and go on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lightning_saliency.callback.options import OnError
+from lightning_saliency.errors import SaliencyError, SaliencyWarning
+from lightning_saliency.isolation.rng import random_streams_kept
+
+
+class Tolerance:
+    """Carries out ``on_error``.
+
+    Args:
+        on_error: ``"raise"`` or ``"warn"``.
+
+    Attributes:
+        stage: Of the trainer: ``"fit"`` or another. Outside of training only a sharded run raises.
+        sharded: Whether other processes would wait for this one.
+    """
+
+    def __init__(self, on_error: OnError) -> None:
+        self._on_error = on_error
+        self._warned: set[str] = set()
+        self.stage, self.sharded = "", False
+
+    @contextmanager
+    def __call__(self, doing: str, when: str = "") -> Iterator[None]:
+        """Raise what fails in the block with a word on what was being done, or warn of it once."""
+        # Loggers draw random numbers too: for names of files, for pauses before they try again.
+        with random_streams_kept():
+            try:
+                yield
+            except Exception as error:
+                self._handle(error, doing, when)
+
+    def check_sharded(self) -> None:
+        """Refuse a promise that cannot be kept.
+
+        Raises:
+            SaliencyError: ``on_error="warn"`` under a sharded strategy.
+        """
+        if self.sharded and self._on_error == "warn":
+            raise SaliencyError(
+                "`on_error='warn'` cannot be kept under a sharded strategy: a process that fails "
+                "in a pass leaves the others waiting. Use `on_error='raise'`."
+            )
+
+    def _handle(self, error: Exception, doing: str, when: str) -> None:
+        cause = f"{type(error).__name__}: {error}"
+        failed = f"{doing} ({when}) failed" if when else f"{doing} failed"
+        if self._on_error == "raise" and (self.stage == "fit" or self.sharded):
+            raise SaliencyError(
+                f"{failed}: {cause}\nWith `on_error='warn'` training goes on in such a case."
+            ) from error
+        if doing not in self._warned:
+            what = "training" if self.stage == "fit" else "the run"
+            warn(f"{failed}, {what} goes on: {cause}")
+        self._warned.add(doing)
+
+
+def warn(message: str) -> None:
+    """Warn from wherever in Lightning a hook was called."""
+    warnings.warn(message, SaliencyWarning, stacklevel=3)
+
+
+def in_turn(*steps: Callable[[], None]) -> None:
+    """Take each step, whatever error the ones before it ended in; then raise the first error."""
+    if not steps:
+        return
+    try:
+        steps[0]()
+    except Exception:
+        in_turn(*steps[1:])
+        raise
+    in_turn(*steps[1:])

@@ -1,0 +1,1 @@
+"""Does a run look where good runs look?"""

@@ -1,0 +1,59 @@
+"""The picture of a verdict: where good runs look beside where this one does, the worst first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_saliency.check.evaluate import Candidate
+from lightning_saliency.check.reference import Reference
+from lightning_saliency.check.verdict import Verdict
+from lightning_saliency.draw.canvas import Picture, Tile, colorize, photo, sheet
+
+_ROWS = 8
+_SIZE = 96  # pixels a side of a tile
+
+
+def draw(candidate: Candidate, reference: Reference, verdict: Verdict) -> Picture:
+    """A row an image, at most eight, those that moved most first.
+
+    The image; where the good runs look and where this one does, on one scale a row; and the
+    difference of the profiles that are judged, red where there is more, on one scale for all.
+    """
+    worst = [move.index for move in verdict.images[:_ROWS]]
+    before, after = reference.image_profiles(), candidate.measured.profiles
+    changes = [(after[i] - before[i]).nan_to_num().numpy() for i in worst]
+    scale = max((float(np.abs(change).max()) for change in changes), default=0.0) or 1.0
+    rows = []
+    for move, change in zip(verdict.images, changes, strict=False):
+        i = move.index
+        label = candidate.info.class_name(int(candidate.measured.classes[i]))
+        then, now = _on_one_scale(reference.maps[i], candidate.measured.maps[i])
+        rows.append(
+            [
+                Tile(_photo(reference.photos[i]), label),
+                Tile(colorize(then, _SIZE, "magnitude"), "good runs"),
+                Tile(colorize(now, _SIZE, "magnitude"), "this run"),
+                Tile(colorize(change / scale, _SIZE, "signed"), "moved", f"{move.moved:.2f}"),
+            ]
+        )
+    return sheet(
+        rows,
+        title=f"{verdict.outcome}: {candidate.observation.caption}",
+        aside=f"{candidate.info.rule}, {candidate.info.reduce}",
+        foot="red: more of the gradient than in good runs, blue: less",
+    )
+
+
+def _on_one_scale(*maps: Tensor) -> list[NDArray[Any]]:
+    """Maps of equal mass, over the strongest pixel of any; roots, for squares show peaks alone."""
+    equal = [(m.float() / m.float().sum().clamp(min=1e-12)).sqrt().nan_to_num() for m in maps]
+    strongest = max(float(m.max()) for m in equal) or 1.0
+    return [(m / strongest).numpy() for m in equal]
+
+
+def _photo(image: Tensor) -> Picture:
+    return photo(image.permute(2, 0, 1).numpy() / 255, _SIZE)

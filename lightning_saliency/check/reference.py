@@ -1,0 +1,363 @@
+"""The reference: where good runs look, kept in a folder next to the code that it guards.
+
+``reference.json`` holds what a person reads and changes, ``reference.safetensors`` the numbers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.check.requirements import DEFAULT, Requirement, parse_all
+from lightning_saliency.errors import NotComparableError, RecordError
+from lightning_saliency.functional.measures import CELLS, at_one_size
+from lightning_saliency.record.observation import SHARE, Numbers
+from lightning_saliency.record.run import Run, RunInfo, open_run
+from lightning_saliency.storage.decode import (
+    MISFITS,
+    SCHEMA,
+    AtLeast,
+    Shapes,
+    check_parts,
+    check_schema,
+    check_shapes,
+    check_wholes,
+    decode,
+)
+from lightning_saliency.storage.files import (
+    damaged,
+    json_bytes,
+    read_json,
+    read_tensors,
+    tensor_bytes,
+    write_whole,
+)
+
+REFERENCE_FILE = "reference.json"
+NUMBERS_FILE = "reference.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class GoodRun:
+    """What is known of one of the runs of a reference.
+
+    Attributes:
+        epoch: Of the observation that counts, its last.
+        caption: Of the same.
+        seed: What ``seed_everything`` was given.
+        commit: Of the repository that it was started in.
+        started: When, in ISO 8601.
+        versions: Of the packages.
+        metrics: What it logged last.
+    """
+
+    epoch: Annotated[int, AtLeast(-1)]
+    caption: str
+    seed: int | None
+    commit: str | None
+    started: str
+    versions: Mapping[str, str]
+    metrics: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierReference:
+    """A reference that was replaced by a later one.
+
+    Attributes:
+        reason: Why it was the reference.
+        created: When, in ISO 8601.
+        runs: The number of its runs.
+    """
+
+    reason: str
+    created: str
+    runs: Annotated[int, AtLeast(1)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """Where N good runs look; made by :meth:`from_runs`, kept by :meth:`save`.
+
+    Attributes:
+        info: The probe and the rule, which a run that is compared has to share.
+        runs: What is known of each run.
+        classes: ``(images,)`` int64, the measured class of each image.
+        profiles: ``(runs, images, 8, 8)`` float64.
+        shares: By region, ``(runs, images)`` float64.
+        maps: ``(images, h, w)`` float16, the mean of the runs' maps over their peak.
+        photos: ``(images, h, w, 3)`` uint8.
+        requirements: What a run has to fulfil.
+        reason: Why this is the reference.
+        created: When, in ISO 8601.
+        history: The references before it, the oldest first.
+    """
+
+    info: RunInfo
+    runs: tuple[GoodRun, ...]
+    classes: Tensor
+    profiles: Tensor
+    shares: Mapping[str, Tensor]
+    maps: Tensor
+    photos: Tensor
+    requirements: tuple[Requirement, ...] = parse_all(DEFAULT)
+    reason: str = ""
+    created: str = ""
+    history: tuple[EarlierReference, ...] = ()
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: Sequence[str | Path],
+        require: Sequence[str] = DEFAULT,
+        *,
+        reason: str = "",
+    ) -> Reference:
+        """Make a reference of the last observations of recorded runs.
+
+        Three runs that differ in their seed, or more, have a spread that bounds come from; with
+        fewer, what would fail is warned of.
+
+        Args:
+            runs: Their log folders.
+            require: What a run has to fulfil; see :class:`requirements.Requirement`.
+            reason: Why they are good, for whoever looks at the reference later.
+
+        Raises:
+            RecordError: No runs, a damaged one, or one twice.
+            NotComparableError: Runs of other probes, classes or rules.
+            ValueError: A requirement that cannot be judged.
+        """
+        if isinstance(runs, str | Path) or not runs:
+            raise RecordError("a reference needs a list of at least one run, better three")
+        requirements = parse_all(require)
+        opened = [open_run(run) for run in runs]
+        seen = [run.last() for run in opened]
+        first = opened[0]
+        for requirement in requirements:
+            requirement.quantities(first.info.areas)
+        for run, observation in zip(opened[1:], seen[1:], strict=True):
+            classes = seen[0].measured.classes, observation.measured.classes
+            if why := why_not_comparable(first.info, run.info, *classes):
+                raise NotComparableError(
+                    f"{first.folder} and {run.folder} cannot be compared: {why}"
+                )
+        profiles = torch.stack([o.measured.profiles for o in seen])
+        _refuse_copies(profiles, opened)
+        _refuse_empty(profiles, opened)
+        regions = seen[0].measured.shares
+        return cls(
+            info=replace(first.info, metrics={}, settings={}),
+            runs=tuple(_good_run(r, o.epoch, o.caption) for r, o in zip(opened, seen, strict=True)),
+            classes=seen[0].measured.classes,
+            profiles=profiles,
+            shares={name: torch.stack([o.measured.shares[name] for o in seen]) for name in regions},
+            maps=_mean_map([o.measured.maps for o in seen]),
+            photos=first.photos(),
+            requirements=requirements,
+            reason=reason,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )
+
+    def following(self, earlier: Reference) -> Reference:
+        """This reference, with ``earlier`` in its history."""
+        before = EarlierReference(earlier.reason, earlier.created, len(earlier.runs))
+        return replace(self, history=(*earlier.history, before))
+
+    def profile(self) -> Tensor:
+        """The mean profile of the runs, ``(8, 8)``."""
+        return self.run_profiles().mean(dim=0)
+
+    def run_profiles(self) -> Tensor:
+        """The profile of each run, ``(runs, 8, 8)``."""
+        return self.profiles.nanmean(dim=1)
+
+    def image_profiles(self) -> Tensor:
+        """The mean profile of each image, ``(images, 8, 8)``."""
+        return self.profiles.nanmean(dim=0)
+
+    def run_shares(self, region: str) -> list[float]:
+        """The share of ``region`` in each run."""
+        shares: list[float] = self.shares[region].nanmean(dim=1).tolist()
+        return shares
+
+    def metrics(self) -> dict[str, float]:
+        """The mean of each metric that all runs logged."""
+        names = set(self.runs[0].metrics).intersection(*(run.metrics for run in self.runs))
+        count = len(self.runs)
+        return {n: sum(run.metrics[n] for run in self.runs) / count for n in sorted(names)}
+
+    def save(self, folder: str | Path) -> None:
+        """Write the two files into ``folder``, each whole or not at all."""
+        folder = Path(folder)
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors |= {SHARE + region: shares for region, shares in self.shares.items()}
+        data = tensor_bytes({"schema": SCHEMA}, tensors)
+        write_whole(folder / NUMBERS_FILE, data)
+        about = _File(
+            reason=self.reason,
+            created=self.created,
+            requirements=tuple(requirement.text for requirement in self.requirements),
+            runs=self.runs,
+            history=self.history,
+            numbers=_digest(data),
+            probe=self.info,
+        )
+        write_whole(folder / REFERENCE_FILE, json_bytes({"schema": SCHEMA, **asdict(about)}))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Reference:
+        """Read what :meth:`save` wrote. Nothing in it is executed.
+
+        Raises:
+            RecordError: A file is missing or damaged, or the two do not belong together.
+        """
+        path = Path(folder, REFERENCE_FILE)
+        told = read_json(path)
+        try:
+            check_schema(told)
+            about = decode(_File, told)
+            requirements = parse_all(about.requirements)
+        except MISFITS as error:
+            raise damaged(path, error) from error
+        return cls(
+            info=about.probe,
+            runs=about.runs,
+            requirements=requirements,
+            reason=about.reason,
+            created=about.created,
+            history=about.history,
+            **_read_numbers(Path(folder, NUMBERS_FILE), about),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What ``reference.json`` holds.
+
+    Attributes:
+        numbers: The SHA-256 of ``reference.safetensors``, as hexadecimal digits.
+        probe: What is known of the first run, and so of the probe.
+    """
+
+    reason: str
+    created: str
+    requirements: tuple[str, ...]
+    runs: tuple[GoodRun, ...]
+    history: tuple[EarlierReference, ...]
+    numbers: str
+    probe: RunInfo
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("it has no runs")
+
+
+_TENSORS = ("classes", "profiles", "maps", "photos")
+_SHAPES: Shapes = {
+    "classes": (torch.int64, ("N",)),
+    "profiles": (torch.float64, ("R", "N", CELLS, CELLS)),
+    "maps": (torch.float16, ("N", "h", "w")),
+    "photos": (torch.uint8, ("N", "H", "W", 3)),
+}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_numbers(path: Path, about: _File) -> dict[str, Any]:
+    told, tensors = read_tensors(path)
+    regions = [SHARE + region for region in about.probe.areas]
+    try:
+        check_schema(told)
+        per_run: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float64, ("R", "N"))
+        check_shapes(tensors, {**_SHAPES, **dict.fromkeys(regions, per_run)})
+        check_parts(tensors, ["profiles", *regions])
+        check_wholes(tensors, "profiles")
+        if tensors["profiles"].shape[:2] != (len(about.runs), len(about.probe.images)):
+            raise ValueError(f"it has other runs or images than {REFERENCE_FILE}")
+        if int(tensors["classes"].min()) < 0:
+            raise ValueError("it holds a negative class")
+        if _digest(path.read_bytes()) != about.numbers:
+            raise ValueError(f"it belongs to another reference than {REFERENCE_FILE}")
+    except MISFITS as error:
+        raise damaged(path, error) from error
+    shares = {name.removeprefix(SHARE): tensors[name] for name in regions}
+    return {name: tensors[name] for name in _TENSORS} | {"shares": shares}
+
+
+def why_not_comparable(
+    first: RunInfo, second: RunInfo, first_classes: Tensor, second_classes: Tensor
+) -> str | None:
+    """In words, why what two runs measured of their classes cannot be compared."""
+    if second.fingerprint != first.fingerprint or second.areas.keys() != first.areas.keys():
+        return "they are of other probes (images, labels or masks)"
+    if (second.rule, second.reduce) != (first.rule, first.reduce):
+        told = " and ".join(f"{info.rule} ({info.reduce})" for info in (first, second))
+        return f"they are measured by other rules, {told}"
+    if second.class_names != first.class_names:
+        return "their classes have other names or another order"
+    if not torch.equal(first_classes, second_classes):
+        return (
+            "other classes were measured; of a probe without labels it is those predicted, so give "
+            "it labels"
+        )
+    return None
+
+
+def _refuse_copies(profiles: Tensor, runs: Sequence[Run]) -> None:
+    for second in range(len(profiles)):
+        for first in range(second):
+            if torch.equal(profiles[first].nan_to_num(), profiles[second].nan_to_num()):
+                raise RecordError(
+                    f"{runs[first].folder} and {runs[second].folder} hold the same maps to the "
+                    "last bit: a run twice, or one seed twice. Train with other seeds: it is their "
+                    "spread that bounds come from"
+                )
+
+
+def _refuse_empty(profiles: Tensor, runs: Sequence[Run]) -> None:
+    empty = profiles.sum(dim=(2, 3)).isnan()
+    for run, mine in zip(runs, empty, strict=True):
+        if 2 * int(mine.sum()) >= len(mine):
+            raise RecordError(
+                f"{run.folder} cannot be a good run: {int(mine.sum())} of {len(mine)} maps of "
+                "its last observation are all zero or not finite"
+            )
+    of_any = int(empty.any(dim=0).sum())
+    if 2 * of_any >= empty.shape[1]:  # what is compared is what all of them have
+        raise RecordError(
+            f"{of_any} of {empty.shape[1]} images have a map that is all zero or not finite in one "
+            "of these runs or another, so too little is left to compare. Leave out the runs that "
+            "have most of them"
+        )
+
+
+def _good_run(run: Run, epoch: int, caption: str) -> GoodRun:
+    info = run.info
+    return GoodRun(
+        epoch=epoch,
+        caption=caption,
+        seed=info.seed,
+        commit=info.commit,
+        started=info.started,
+        versions=info.versions,
+        metrics=info.metrics,
+    )
+
+
+def _mean_map(maps: Sequence[Tensor]) -> Tensor:
+    """The mean of maps of equal mass, over its peak, which is what pictures show."""
+    alike = at_one_size(*(m.float() for m in maps))
+    sums = [m / m.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12) for m in alike]
+    mean = torch.stack(sums).nanmean(dim=0).nan_to_num()
+    peaks = mean.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    return (mean / peaks).half()

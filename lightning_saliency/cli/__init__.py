@@ -1,0 +1,3 @@
+"""The same from a shell."""
+
+from lightning_saliency.cli.commands import main as main

@@ -1,0 +1,234 @@
+"""``lightning-saliency``: references, checks and comparisons of recorded runs from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from lightning_saliency.check.difference import draw
+from lightning_saliency.check.evaluate import Candidate, evaluate
+from lightning_saliency.check.reference import REFERENCE_FILE, Reference
+from lightning_saliency.check.report import (
+    TerminalStyle,
+    accepting,
+    as_json,
+    as_junit,
+    as_text,
+)
+from lightning_saliency.check.requirements import DEFAULT, merge
+from lightning_saliency.check.verdict import EXIT_CODES, Verdict
+from lightning_saliency.cli.tables import compare_runs, describe_run
+from lightning_saliency.draw.canvas import encode
+from lightning_saliency.errors import NotComparableError, RecordError
+from lightning_saliency.functional.text import plain
+from lightning_saliency.record.run import Run, open_run
+from lightning_saliency.storage.files import write_whole
+
+USAGE_OR_DAMAGE = 2
+
+_ABOUT = """\
+Know when a model looks somewhere else, even if its accuracy rises.
+
+Runs that were trained with `SaliencyCallback` have recorded where the gradient of the label lies.
+Make a reference of good ones, three or more that differ in their seed, and hold others against it:
+
+  lightning-saliency reference logs/version_0 logs/version_1 logs/version_2 -o attention
+  lightning-saliency check logs/version_3 --reference attention
+
+RUN is the log folder of a run, or the folder of the callback within it. Its last observation
+counts."""
+
+_REQUIREMENTS = """\
+requirements:
+  moved_mass <= auto     at most as much of the gradient elsewhere as good runs differ by
+  *.share within auto    every region that the probe has a mask of has the share of good runs
+  object.share >= 0.6    the region 'object' has at least 60 % of the gradient
+  mark.share <= 0.05     the region 'mark' has at most 5 % of it"""
+
+_EXIT_CODES = """\
+exit codes:
+  0  pass              1  regression        2  usage, or a damaged file
+  3  no reference      4  not comparable    5  inconclusive"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. One line on stderr for what is wrong, no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may have letters that a terminal has not
+            stream.reconfigure(errors="replace")
+    options = _parser().parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except NotComparableError as error:
+        return _refuse(error, EXIT_CODES["not comparable"])
+    except (RecordError, ValueError, OSError) as error:
+        return _refuse(error, USAGE_OR_DAMAGE)
+
+
+def _refuse(why: object, code: int) -> int:
+    print(f"lightning-saliency: {plain(str(why))}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _command(argparse.ArgumentParser, "lightning-saliency", _ABOUT, _EXIT_CODES)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def add(name: str, command: Callable[..., int], about: str, end: str = "") -> _Parser:
+        made = _command(commands.add_parser, name, about, end, help=about.splitlines()[0])
+        made.set_defaults(command=command)
+        return made
+
+    made = add("reference", _reference, "Make a reference of good runs.", _REQUIREMENTS)
+    made.add_argument("runs", metavar="RUN", nargs="+", help="log folder of a good run")
+    made.add_argument("-o", "--output", required=True, metavar="DIR", help="where to write it")
+    _add_require(made, "in place of the first two below; may be given several times")
+    made.add_argument("--reason", default="", metavar="TEXT", help="why they are good")
+
+    made = add(
+        "check", _check, "Hold a run against a reference.", f"{_REQUIREMENTS}\n\n{_EXIT_CODES}"
+    )
+    made.add_argument("run", metavar="RUN", help="log folder of the run")
+    made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
+    _add_require(made, "in addition to what the reference requires; likewise")
+    strictly = "let what is warned of fail, a class that moves alone too"
+    made.add_argument("--strict", action="store_true", help=strictly)
+    made.add_argument("--json", metavar="F", type=Path, help="write the verdict there, as JSON")
+    made.add_argument("--junit", metavar="F", type=Path, help="and there, as JUnit's XML")
+
+    made = add("approve", _approve, "Accept a change: let runs be the reference from now on.")
+    made.add_argument("runs", metavar="RUN", nargs="+", help="log folder; better three than one")
+    made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
+    made.add_argument("--reason", required=True, metavar="TEXT", help="why the change is right")
+
+    made = add("diff", _diff, "Compare where two runs look.")
+    made.add_argument("first", metavar="RUN_A")
+    made.add_argument("second", metavar="RUN_B")
+
+    made = add("show", _show, "Show what a run has recorded.")
+    made.add_argument("run", metavar="RUN")
+    return parser
+
+
+_Parser = argparse.ArgumentParser
+
+
+def _add_require(parser: _Parser, told: str) -> None:
+    parser.add_argument("--require", action="append", metavar="S", help=told)
+
+
+def _command(make: Callable[..., _Parser], name: str, about: str, end: str, **more: str) -> _Parser:
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    return make(name, description=about, epilog=end, formatter_class=keep_lines, **more)
+
+
+def _reference(options: argparse.Namespace) -> int:
+    output = Path(options.output)
+    if (output / REFERENCE_FILE).exists():
+        raise RecordError(
+            f"there is a reference in {output} already. `lightning-saliency approve` replaces it, "
+            "with a reason"
+        )
+    reference = Reference.from_runs(options.runs, options.require or DEFAULT, reason=options.reason)
+    reference.save(output)
+    _tell_reference(reference, output, options.runs)
+    return 0
+
+
+def _tell_reference(reference: Reference, folder: Path, runs: Sequence[str]) -> None:
+    count = len(reference.runs)
+    told = f"{count} run{'s' * (count > 1)}, {len(reference.info.images)} images"
+    print(f"{plain(str(folder))}: {told}")
+    for requirement in reference.requirements:
+        print(f"  requires  {plain(requirement.text)}")
+    if count < 3:
+        print("  Fewer than three runs tell no spread: what would fail is only warned of.")
+    for run in runs:
+        if not open_run(run).info.finished:
+            print(f"  {plain(run)} has not come to its end, or was interrupted.")
+
+
+def _check(options: argparse.Namespace) -> int:
+    if not Path(options.reference, REFERENCE_FILE).exists():
+        verdict = Verdict("no reference", why=f"there is none in {options.reference}")
+        return _tell_verdict(options, verdict, options.run)
+    reference = Reference.load(options.reference)
+    run = open_run(options.run)
+    if not run.steps():
+        verdict = Verdict("inconclusive", why="the run has recorded no observation yet")
+        return _tell_verdict(options, verdict, options.run)
+    requirements = merge(reference.requirements, options.require)
+    candidate = Candidate(run.info, run.last(), run.info.metrics)
+    verdict = evaluate(candidate, reference, requirements, strict=options.strict)
+    pictures = _draw(run, candidate, reference, verdict) if verdict.doubtful else ""
+    unfinished = "" if run.info.finished else ", of a run that has not come to its end"
+    name = f"{options.run} at {candidate.observation.caption}{unfinished}"
+    return _tell_verdict(options, verdict, name, pictures)
+
+
+def _draw(run: Run, candidate: Candidate, reference: Reference, verdict: Verdict) -> str:
+    """Write the picture of a difference beside the run; say where, or why not."""
+    path = run.folder / "attention.png"
+    try:
+        write_whole(path, encode(draw(candidate, reference, verdict), "png"))
+    except OSError as error:
+        return f"not written: {error}"
+    return str(path)
+
+
+def _tell_verdict(
+    options: argparse.Namespace, verdict: Verdict, name: str, pictures: str = ""
+) -> int:
+    accept = accepting(options.run, options.reference)
+    tell = partial(as_text, verdict, name, pictures=plain(pictures), accept=accept)
+    print(tell(style=_terminal_style()), flush=True)
+    if options.json:
+        _write(options.json, as_json(verdict, name).encode())
+    if options.junit:
+        _write(options.junit, as_junit(verdict, name, tell()))
+    return verdict.exit_code
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole; into what is no file, such as a pipe or a device, and not over it."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(data)
+    else:
+        write_whole(path, data)
+
+
+def _terminal_style() -> TerminalStyle:
+    """Colours where a person looks, unless they do not want them (https://no-color.org)."""
+    return TerminalStyle(sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+
+
+def _approve(options: argparse.Namespace) -> int:
+    folder = Path(options.reference)
+    if not options.reason.strip():
+        raise ValueError("`--reason` must say why the change is right")
+    if not (folder / REFERENCE_FILE).exists():
+        why = f"there is no reference in {folder}. `lightning-saliency reference` makes one"
+        return _refuse(why, EXIT_CODES["no reference"])
+    before = Reference.load(folder)
+    requirements = [requirement.text for requirement in before.requirements]
+    after = Reference.from_runs(options.runs, requirements, reason=options.reason)
+    after.following(before).save(folder)
+    _tell_reference(after, folder, options.runs)
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    first, second = open_run(options.first), open_run(options.second)
+    print(compare_runs(first, second, (options.first, options.second)))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    print(describe_run(open_run(options.run)))
+    return 0

@@ -1,0 +1,1 @@
+"""Pictures; nothing here knows a model."""

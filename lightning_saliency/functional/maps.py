@@ -1,0 +1,147 @@
+"""From attributions to saliency maps: pure functions of tensors, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_saliency.functional.arguments import check_choice
+
+Reduce: TypeAlias = Literal["abs_max", "max", "abs_sum", "square"]
+MassReduce: TypeAlias = Literal["square", "abs_sum", "abs_max", "contribution"]
+
+REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
+MASS_REDUCTIONS: tuple[MassReduce, ...] = get_args(MassReduce)
+
+# To add a reduction, write it here: how the channels of an attribution become one map.
+_REDUCTIONS: dict[Reduce, Callable[[Tensor], Tensor]] = {
+    "abs_max": lambda attribution: attribution.abs().amax(dim=-3),
+    "max": lambda attribution: attribution.amax(dim=-3),
+    "abs_sum": lambda attribution: attribution.abs().sum(dim=-3),
+    "square": lambda attribution: attribution.square().sum(dim=-3),
+}
+TITLES: dict[Reduce, str] = {
+    "abs_max": "max magnitude",
+    "max": "max, signed",
+    "abs_sum": "sum of magnitudes",
+    "square": "sum of squares",
+}
+
+
+def reduce_channels(attribution: Tensor, reduce: Reduce = "abs_max") -> Tensor:
+    """Reduce the channels of a signed attribution to one saliency map.
+
+    Args:
+        attribution: ``(..., C, H, W)``, logits per input unit.
+        reduce: ``"abs_max"``, the largest magnitude (Simonyan et al. 2013,
+            https://arxiv.org/abs/1312.6034); ``"max"``, the largest signed value, which is what
+            FlashTorch draws; ``"abs_sum"``, the sum of magnitudes; ``"square"``, the sum of
+            squares.
+
+    Returns:
+        ``(..., H, W)``; non-negative except for ``"max"``.
+
+    Raises:
+        ValueError: ``reduce`` is none of these.
+
+    Example:
+        >>> attribution = torch.tensor([[[1.0, -4.0]], [[3.0, 2.0]]])  # two channels, 1×2 pixels
+        >>> reduce_channels(attribution, "abs_max")
+        tensor([[3., 4.]])
+        >>> reduce_channels(attribution, "max")
+        tensor([[3., 2.]])
+    """
+    check_choice("reduce", reduce, REDUCTIONS)
+    return _REDUCTIONS[reduce](attribution)
+
+
+def mass(attribution: Tensor, images: Tensor, reduce: MassReduce) -> Tensor:
+    """A map of one sign, of which shares and profiles can be taken.
+
+    Args:
+        attribution: ``(N, C, H, W)``, one class per image.
+        images: ``(N, C, H, W)``, what was explained.
+        reduce: As for :func:`reduce_channels`, or ``"contribution"``; see :func:`contributions`.
+
+    Returns:
+        ``(N, H, W)``, non-negative.
+    """
+    if reduce == "contribution":
+        return contributions(attribution, images)
+    return reduce_channels(attribution, reduce)
+
+
+def contributions(attribution: Tensor, images: Tensor) -> Tensor:
+    """How far, to first order, the logit falls if a pixel takes the mean colour of its image.
+
+    |Σ over channels of gradient · (pixel − mean)|: unlike the gradient, it does not depend on how
+    the channels were normalised, and what has the mean colour contributes nothing.
+
+    Args:
+        attribution: ``(N, C, H, W)``, one class per image.
+        images: ``(N, C, H, W)``, what was explained.
+
+    Returns:
+        ``(N, H, W)``, non-negative, in logits.
+
+    Example:
+        >>> attribution, images = torch.tensor([[[[2.0, 2.0]]]]), torch.tensor([[[[1.0, 3.0]]]])
+        >>> contributions(attribution, images)
+        tensor([[[2., 2.]]])
+    """
+    images = images.to(attribution)
+    contrast = images - images.mean(dim=(-2, -1), keepdim=True)
+    return (attribution * contrast).sum(dim=-3).abs()
+
+
+def strongest_channel(attribution: Tensor) -> Tensor:
+    """The signed value of the channel with the largest magnitude at each pixel.
+
+    Args:
+        attribution: ``(..., C, H, W)``, signed.
+
+    Returns:
+        ``(..., H, W)``, signed; its magnitude is ``reduce_channels(attribution, "abs_max")``.
+
+    Example:
+        >>> strongest_channel(torch.tensor([[[1.0, -4.0]], [[3.0, 2.0]]]))
+        tensor([[ 3., -4.]])
+    """
+    # Thirty times as fast as a gather at the argmax of the magnitudes.
+    highest, lowest = attribution.amax(dim=-3), attribution.amin(dim=-3)
+    return torch.where(highest >= -lowest, highest, lowest)
+
+
+def exactly(maps: Tensor) -> Tensor:
+    """Move ``maps`` to where they can be measured: Apple's GPUs lack float64 and pool wrongly."""
+    return maps.cpu() if maps.device.type == "mps" else maps
+
+
+def shrink(signed: Tensor, size: int) -> Tensor:
+    """Bring maps down to at most ``size`` pixels a side, keeping the strongest value of each block.
+
+    An average would cancel the alternating signs that gradients are made of, and show nothing.
+
+    Args:
+        signed: ``(..., H, W)``.
+        size: Longest side of the result, in pixels; smaller maps stay as they are.
+
+    Returns:
+        ``(..., h, w)`` with the aspect ratio kept.
+
+    Example:
+        >>> shrink(torch.tensor([[1.0, -3.0], [2.0, 0.5]]), 1)
+        tensor([[-3.]])
+    """
+    *batch, height, width = signed.shape
+    scale = size / max(height, width)
+    if scale >= 1:
+        return signed
+    flat = signed.reshape(-1, 1, height, width)
+    shape = (max(1, round(height * scale)), max(1, round(width * scale)))
+    _, where = F.adaptive_max_pool2d(flat.abs(), shape, return_indices=True)
+    return flat.flatten(2).gather(2, where.flatten(2)).reshape(*batch, *shape)

@@ -1,0 +1,1 @@
+"""Whatever a computation borrows is given back as it was found."""

@@ -1,0 +1,1 @@
+"""One observation of a live model."""

@@ -1,0 +1,134 @@
+"""What was seen of a run so far, in a form that a checkpoint can keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from lightning_saliency.record.observation import Observation, Snapshot
+
+FRAMES = 12  # columns of a film strip
+
+
+class Frames:
+    """The snapshots of a run, thinned out evenly once there are many."""
+
+    def __init__(self, frames: int = FRAMES) -> None:
+        self._frames = frames
+        self._every = 1  # of the observations so far, one in so many is kept
+        self._seen = 0
+        self._kept: list[Snapshot] = []
+        self._last: Snapshot | None = None
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keep ``snapshot``, at least until the next one comes."""
+        if self._seen % self._every == 0:
+            self._kept.append(snapshot)
+        self._last = snapshot
+        self._seen += 1
+        if len(self._kept) > 2 * self._frames:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    def spread(self) -> list[Snapshot]:
+        """At most ``frames`` of them, spread evenly over the run, first and last included."""
+        kept = list(self._kept)
+        if self._last is not None and (not kept or kept[-1].step != self._last.step):
+            kept.append(self._last)
+        return spread(kept, self._frames)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and primitives only."""
+        last = None if self._last is None else self._last.state()
+        kept = [snapshot.state() for snapshot in self._kept]
+        return {"every": self._every, "seen": self._seen, "kept": kept, "last": last}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], rule: str = "") -> Frames:
+        """The frames that :meth:`state` described; for ``rule`` see :meth:`Snapshot.from_state`."""
+        frames = cls()
+        frames._every, frames._seen = state["every"], state["seen"]
+        frames._kept = [Snapshot.from_state(kept, rule) for kept in state["kept"]]
+        frames._last = None if state["last"] is None else Snapshot.from_state(state["last"], rule)
+        return frames
+
+
+T = TypeVar("T")
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` of ``items`` at even distances, the first and last included.
+
+    Example:
+        >>> spread(range(10), 4)
+        [0, 3, 6, 9]
+    """
+    if len(items) <= count:
+        return list(items)
+    last = len(items) - 1
+    return [items[round(i * last / (count - 1))] for i in range(count)]
+
+
+@dataclass(slots=True, eq=False)
+class History:
+    """What a resumed run must know of its past.
+
+    Attributes:
+        last_step: Where the latest pictures stand on the loggers' step axis; -1 for none.
+        changed: Whether the model was trained since it was last observed. The number of optimizer
+            steps cannot say so: a module may step past Lightning, which then counts none.
+        last_scalars: The scalars of the last observation, which monitors may still wait for.
+        first_profile: Where the gradient lay at the first observation, ``(8, 8)``.
+        last_profile: The same at the last one.
+        frames: What the film strips will show.
+    """
+
+    last_step: int = -1
+    changed: bool = False
+    last_scalars: dict[str, float] = field(default_factory=dict)
+    first_profile: Tensor | None = None
+    last_profile: Tensor | None = None
+    frames: Frames = field(default_factory=Frames)
+
+    def next_step(self, step: int) -> int:
+        """Begin an observation at ``step``, or after the last one, whose pictures it would hide."""
+        self.changed = False
+        self.last_step = max(step, self.last_step + 1)
+        return self.last_step
+
+    def add(self, observation: Observation, scalars: Mapping[str, float]) -> None:
+        """Note what was seen, where the gradient lay, and what is logged of it."""
+        profile = observation.measured.mean_profile()
+        self.frames.add(observation.snapshot)
+        self.first_profile = profile if self.first_profile is None else self.first_profile
+        self.last_profile, self.last_scalars = profile, dict(scalars)
+
+    def reset(self) -> History:
+        """An empty history that still knows which steps are taken."""
+        return History(self.last_step, self.changed)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and primitives only, named as in version 0.1."""
+        return {
+            "last_step": self.last_step,
+            "changed": self.changed,
+            "measured": dict(self.last_scalars),
+            "first_profile": self.first_profile,
+            "last_profile": self.last_profile,
+            "history": self.frames.state(),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], rule: str = "") -> History:
+        """The history that :meth:`state` described; for ``rule`` see :meth:`Snapshot.from_state`."""
+        return cls(
+            last_step=state["last_step"],
+            changed=state["changed"],
+            last_scalars=dict(state["measured"]),
+            first_profile=state["first_profile"],
+            last_profile=state["last_profile"],
+            frames=Frames.from_state(state["history"], rule),
+        )

@@ -1,0 +1,73 @@
+"""What is known of a run: the probe, the code, the seed, the packages."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from lightning_saliency.observe.meter import Meter
+from lightning_saliency.record.run import RunInfo
+
+_PACKAGES = ("lightning-saliency", "torch", "torchvision", "pytorch-lightning", "lightning")
+_PATIENCE = 5  # seconds that git may take in a large repository
+
+
+def run_info(name: str, meter: Meter, settings: Mapping[str, Any]) -> RunInfo:
+    """What is known of a run at its start.
+
+    Args:
+        name: Of the callback.
+        meter: What is measured, of which probe.
+        settings: How the run is observed; primitives only.
+    """
+    probe = meter.probe
+    labels = tuple(map(tuple, probe.all_true_classes()))
+    return RunInfo(
+        name=name,
+        fingerprint=probe.fingerprint,
+        images=tuple(probe.image_name(image) for image in range(len(probe))),
+        labels=None if probe.labels is None else labels,
+        class_names=None if probe.class_names is None else tuple(probe.class_names),
+        areas={region: float(mask.double().mean()) for region, mask in probe.masks.items()},
+        rule=meter.rule,
+        reduce=meter.reduce,
+        settings=settings,
+        versions=_versions(),
+        commit=_commit(),
+        seed=_seed(),
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the repository that the run was started in, where there is one and git."""
+    command = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    # Without its locks, git writes nothing: another git may be at work in the same repository.
+    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE, env=quiet, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _seed() -> int | None:
+    """What ``seed_everything`` was given, which it leaves in the environment."""
+    told = os.environ.get("PL_GLOBAL_SEED", "")
+    return int(told) if told.isdecimal() else None

@@ -1,0 +1,1 @@
+"""What a run keeps on disk; nothing here knows a model."""

@@ -1,0 +1,263 @@
+"""What one observation saw, and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.functional.measures import CELLS
+from lightning_saliency.storage.decode import (
+    MISFITS,
+    SCHEMA,
+    AtLeast,
+    Shapes,
+    check_parts,
+    check_schema,
+    check_shapes,
+    check_wholes,
+    decode,
+)
+from lightning_saliency.storage.files import damaged, read_tensors, tensor_bytes
+
+Numbers = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """The maps of a probe batch at one step, at picture resolution; N images, K classes each.
+
+    Attributes:
+        step: Where the pictures stand on the loggers' step axis.
+        caption: The moment in words: ``"untrained"``, ``"epoch 3"``, ``"step 1200"``.
+        targets: ``(N, K)`` int64, the class of each map.
+        probabilities: ``(N, K)``, of the targets.
+        predicted: ``(N,)`` int64, the strongest class; ``None`` for a snapshot read from a
+            record, which does not hold it.
+        maps: By rule, ``(N, K, h, w)`` float16, signed and divided by its own peak: within
+            [-1, 1]. NaN where the map has values that are not finite.
+        peaks: By rule, ``(N, K)``, the largest magnitude of each map, in logits per input unit.
+    """
+
+    step: int
+    caption: str
+    targets: Tensor
+    probabilities: Tensor
+    predicted: Tensor | None
+    maps: Mapping[str, Tensor]
+    peaks: Mapping[str, Tensor]
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules of the maps, in the order in which they are shown."""
+        return tuple(self.maps)
+
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Snapshot:
+        """The same with ``change`` applied to each of its tensors."""
+        return replace(
+            self,
+            targets=change(self.targets),
+            probabilities=change(self.probabilities),
+            predicted=None if self.predicted is None else change(self.predicted),
+            maps={rule: change(maps) for rule, maps in self.maps.items()},
+            peaks={rule: change(peaks) for rule, peaks in self.peaks.items()},
+        )
+
+    def cpu(self) -> Snapshot:
+        """The same in main memory."""
+        return self.map_tensors(lambda tensor: tensor.detach().cpu())
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and primitives only; the maps in 8 bits, as fine as the colours they become."""
+        maps = {r: (m.float() * 127).round().to(torch.int8) for r, m in self.maps.items()}
+        names = ("step", "caption", "targets", "probabilities", "predicted")
+        known = {name: getattr(self, name) for name in names}
+        return known | {"maps": maps, "peaks": dict(self.peaks)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], rule: str = "") -> Snapshot:
+        """The snapshot that :meth:`state` described.
+
+        Args:
+            state: What :meth:`state` returned, in this version or in 0.1, which had one rule.
+            rule: Of the maps of a state of version 0.1, which does not name it.
+        """
+        stored = {"maps": state["maps"], "peaks": state["peaks"]}
+        if isinstance(stored["maps"], Tensor):
+            stored = {name: {rule: tensor} for name, tensor in stored.items()}
+        maps = {}
+        for each, eighths in stored["maps"].items():
+            broken = ~torch.isfinite(stored["peaks"][each])[..., None, None]
+            maps[each] = (eighths.float() / 127).masked_fill(broken, torch.nan).half()
+        return cls(**{**state, "maps": maps, "peaks": dict(stored["peaks"])})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """Where the measured class of each image has its gradient; N images.
+
+    Attributes:
+        classes: ``(N,)`` int64, the class of each image that is measured: its label.
+        probabilities: ``(N,)`` float32, of that class.
+        maps: ``(N, h, w)`` float16, at picture resolution, divided by their peaks.
+        profiles: ``(N, 8, 8)`` float64, of the map at full resolution; NaN where it is all zero.
+        shares: By region, ``(N,)`` float64, likewise.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+    maps: Tensor
+    profiles: Tensor
+    shares: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Measured:
+        """The same with ``change`` applied to each of its tensors."""
+        shares = {region: change(values) for region, values in self.shares.items()}
+        return Measured(**{name: change(getattr(self, name)) for name in _MEASURED}, shares=shares)
+
+    def mean_profile(self) -> Tensor:
+        """The mean profile of the images, ``(8, 8)``; NaN if none could be measured."""
+        return self.profiles.nanmean(dim=0)
+
+    def mean_share(self, region: str) -> float:
+        """The mean share of a region over the images; NaN if none could be measured."""
+        return float(self.shares[region].nanmean())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What one observation of a model saw.
+
+    Attributes:
+        snapshot: The maps that are shown.
+        epoch: The epoch that it ended or stood in, from 0; -1 before the first.
+        fingerprint: Of the probe.
+        measured: Where the label's gradient lies.
+        measures: The means of what was measured, by name, as they were logged.
+    """
+
+    snapshot: Snapshot
+    epoch: int
+    fingerprint: str
+    measured: Measured
+    measures: Numbers = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Where the pictures stand on the loggers' step axis."""
+        return self.snapshot.step
+
+    @property
+    def caption(self) -> str:
+        """The moment in words."""
+        return self.snapshot.caption
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The metadata of an observation's file."""
+
+    step: int
+    epoch: Annotated[int, AtLeast(-1)]
+    caption: str
+    fingerprint: str
+    rule: str
+    measures: Numbers
+    more_rules: tuple[str, ...] = ()  # shown after `rule`; absent from files of one rule
+
+
+# Names of the tensors in a file. The maps of rules after the first are `maps.<rule>`.
+_SHOWN = ("targets", "probabilities")
+_MEASURED = {
+    "classes": "measured.classes",
+    "probabilities": "measured.probabilities",
+    "maps": "measured.maps",
+    "profiles": "measured.profiles",
+}
+SHARE = "share."  # then the name of the region
+
+_MAPS: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float16, ("N", "K", "h", "w"))
+_PEAKS: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float32, ("N", "K"))
+_SHAPES: Shapes = {
+    "targets": (torch.int64, ("N", "K")),
+    "probabilities": (torch.float32, ("N", "K")),
+    "measured.classes": (torch.int64, ("N",)),
+    "measured.probabilities": (torch.float32, ("N",)),
+    "measured.maps": (torch.float16, ("N", "h", "w")),
+    "measured.profiles": (torch.float64, ("N", CELLS, CELLS)),
+}
+_PER_IMAGE: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float64, ("N",))
+
+
+def encode_observation(observation: Observation) -> bytes:
+    """``observation`` as a safetensors file."""
+    snapshot, measured = observation.snapshot, observation.measured
+    rule, *more_rules = snapshot.rules
+    header: dict[str, Any] = {
+        "schema": SCHEMA,
+        "step": snapshot.step,
+        "epoch": observation.epoch,
+        "caption": snapshot.caption,
+        "fingerprint": observation.fingerprint,
+        "rule": rule,
+        "measures": observation.measures,
+    }
+    if more_rules:
+        header["more_rules"] = more_rules
+    tensors = {name: getattr(snapshot, name) for name in _SHOWN}
+    for each, (maps, peaks) in _tensor_names(snapshot.rules).items():
+        tensors |= {maps: snapshot.maps[each], peaks: snapshot.peaks[each].float()}
+    tensors |= {name: getattr(measured, attribute) for attribute, name in _MEASURED.items()}
+    tensors |= {SHARE + region: shares for region, shares in measured.shares.items()}
+    return tensor_bytes(header, tensors)
+
+
+def read_observation(path: Path) -> Observation:
+    """What :func:`encode_observation` wrote to ``path``.
+
+    Raises:
+        RecordError: The file is missing, damaged, or of another schema.
+    """
+    told, tensors = read_tensors(path)
+    try:
+        check_schema(told)
+        header = decode(_Header, told)
+        rules = _tensor_names((header.rule, *header.more_rules))
+        _check_tensors(tensors, rules)
+    except (*MISFITS, RuntimeError) as error:
+        raise damaged(path, error) from error
+    regions = [name for name in tensors if name.startswith(SHARE)]
+    snapshot = Snapshot(
+        step=header.step,
+        caption=header.caption,
+        predicted=None,
+        maps={rule: tensors[maps] for rule, (maps, _) in rules.items()},
+        peaks={rule: tensors[peaks] for rule, (_, peaks) in rules.items()},
+        **{name: tensors[name] for name in _SHOWN},
+    )
+    measured = Measured(
+        **{attribute: tensors[name] for attribute, name in _MEASURED.items()},
+        shares={name.removeprefix(SHARE): tensors[name] for name in regions},
+    )
+    return Observation(snapshot, header.epoch, header.fingerprint, measured, header.measures)
+
+
+def _tensor_names(rules: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """By rule, the names of its maps and of its peaks in a file."""
+    more = {rule: (f"maps.{rule}", f"peaks.{rule}") for rule in rules[1:]}
+    return {rules[0]: ("maps", "peaks")} | more
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], rules: Mapping[str, tuple[str, str]]) -> None:
+    regions = [name for name in tensors if name.startswith(SHARE)]
+    shown = dict.fromkeys((maps for maps, _ in rules.values()), _MAPS)
+    peaks = dict.fromkeys((peaks for _, peaks in rules.values()), _PEAKS)
+    check_shapes(tensors, {**_SHAPES, **shown, **peaks, **dict.fromkeys(regions, _PER_IMAGE)})
+    check_parts(tensors, ["measured.profiles", *regions])
+    check_wholes(tensors, "measured.profiles")
+    if int(min(tensors["targets"].min(), tensors["measured.classes"].min())) < 0:
+        raise ValueError("it holds a negative class")

@@ -1,0 +1,453 @@
+"""Verdicts by hand: profiles of two cells, between which moved mass is a difference of numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from records import info, observation
+from scipy import stats
+from torch import Tensor
+
+from lightning_saliency.check.evaluate import Candidate, evaluate
+from lightning_saliency.check.reference import GoodRun, Reference
+from lightning_saliency.check.requirements import DEFAULT, parse_all
+from lightning_saliency.check.verdict import Finding, Verdict
+from lightning_saliency.record.observation import Measured
+
+NAN = math.nan
+ALL = torch.tensor([0, 0, 1, 2])  # classes of four images
+MOVED = ("moved_mass <= auto",)
+
+
+def profiles(parts: Sequence[float]) -> Tensor:
+    """A profile an image: ``part`` of the mass in the first cell, the rest in the last."""
+    found = torch.zeros(len(parts), 8, 8, dtype=torch.float64)
+    found[:, 0, 0] = torch.tensor(parts, dtype=torch.float64)
+    found[:, 7, 7] = 1 - found[:, 0, 0]
+    found[found[:, 0, 0].isnan()] = NAN
+    return found
+
+
+def told(**changed: Any) -> Any:
+    known = {
+        "images": tuple("abcd"),
+        "labels": ((0,), (0,), (1,), (2,)),
+        "areas": {"object": 0.25},
+    }
+    return info(**known | changed)
+
+
+def seen(
+    parts: Sequence[float],
+    share: float | Sequence[float] = 0.5,
+    metrics: dict[str, float] | None = None,
+    classes: Tensor = ALL,
+    **changed: Any,
+) -> Candidate:
+    """A run whose images have ``parts`` of their gradient in the first cell."""
+    shares = torch.as_tensor(share, dtype=torch.float64).expand(4)
+    measured = Measured(
+        classes=classes,
+        probabilities=torch.ones(4),
+        maps=torch.ones(4, 2, 2).half(),
+        profiles=profiles(parts),
+        shares={"object": shares},
+    )
+    return Candidate(told(**changed), observation(measured=measured), metrics or {})
+
+
+def reference(
+    runs: Sequence[Sequence[float]],
+    shares: Sequence[float] | None = None,
+    metrics: Sequence[dict[str, float]] | None = None,
+) -> Reference:
+    """Good runs whose images have such parts of their gradient in the first cell."""
+    count = len(runs)
+    each = torch.tensor(shares or [0.5] * count, dtype=torch.float64)
+    known = metrics or [{}] * count
+    return Reference(
+        info=told(),
+        runs=tuple(GoodRun(1, "epoch 1", 0, None, "", {}, known[i]) for i in range(count)),
+        classes=ALL,
+        profiles=torch.stack([profiles(parts) for parts in runs]),
+        shares={"object": each[:, None].expand(count, 4)},
+        maps=torch.ones(4, 2, 2).half(),
+        photos=torch.zeros(4, 2, 2, 3, dtype=torch.uint8),
+    )
+
+
+def even(*parts: float) -> list[list[float]]:
+    """Runs all of whose images are alike."""
+    return [[part] * 4 for part in parts]
+
+
+def held(
+    run: Candidate, good: Reference | None, require: Sequence[str] = MOVED, **options: Any
+) -> Verdict:
+    return evaluate(run, good, parse_all(require), **options)
+
+
+def finding(verdict: Verdict, measure: str = "moved_mass") -> Finding:
+    [found] = [f for f in verdict.findings if f.measure == measure]
+    return found
+
+
+# --- moved mass
+
+
+@pytest.mark.parametrize(("part", "mark"), [(0.75, "pass"), (0.76, "warn")])
+@pytest.mark.parametrize("runs", [[0.5], [0.4, 0.6]], ids=["N=1", "N=2"])
+def test_fewer_than_three_runs_only_warn(runs, part, mark):
+    verdict = held(seen([part] * 4), reference(even(*runs)))
+    found = finding(verdict)
+    assert found.value == pytest.approx(part - 0.5)
+    assert (found.low, found.high, found.mark) == (None, 0.25, mark)
+    assert "tells no spread" in found.source or "2 good runs tell no spread" in found.source
+    assert verdict.outcome == "pass"
+    assert verdict.exit_code == 0
+    assert len(verdict.warnings) == (mark == "warn")
+
+
+def test_what_is_warned_of_fails_where_that_is_asked_for():
+    verdict = held(seen([0.76] * 4), reference(even(0.5)), strict=True)
+    assert (verdict.outcome, verdict.exit_code) == ("fail", 1)
+    assert finding(verdict).mark == "fail"
+    assert held(seen([0.74] * 4), reference(even(0.5)), strict=True).outcome == "pass"
+
+
+def test_the_bound_of_three_runs_by_hand():
+    """Left out, 0.5 is 0.05 from the mean of the others, 0.5 is so too, and 0.6 is 0.1 away."""
+    good = reference(even(0.5, 0.5, 0.6))
+    expected = math.sqrt((2 * 0.05**2 + 0.1**2) / 3 * stats.f.ppf(0.99, 5, 15))
+    found = finding(held(seen([0.5] * 4), good))
+    assert found.high == pytest.approx(expected)
+    assert found.value == pytest.approx(0.1 / 3)
+    assert found.source == "3 good runs: 0.067 ± 0.029, from 0.050 to 0.100"
+    middle = 1.6 / 3
+    for part, outcome in (
+        (middle + expected - 1e-6, "pass"),
+        (middle + expected + 1e-6, "fail"),
+        (middle - expected + 1e-6, "pass"),
+        (middle - expected - 1e-6, "fail"),
+    ):
+        assert held(seen([part] * 4), good).outcome == outcome
+
+
+def test_the_bound_of_five_runs_by_hand():
+    parts = [0.40, 0.45, 0.50, 0.55, 0.60]
+    left_out = [abs(p - (2.5 - p) / 4) for p in parts]
+    expected = math.sqrt(sum(v**2 for v in left_out) / 5 * stats.f.ppf(0.99, 5, 25))
+    found = finding(held(seen([0.5] * 4), reference(even(*parts))))
+    assert found.high == pytest.approx(expected)
+
+
+def test_runs_that_are_equally_far_apart_leave_twice_as_much():
+    """Each is 0.4/3 from the mean of the others: nothing is known of a spread, and none needed."""
+    found = finding(held(seen([0.5] * 4), reference(even(0.4, 0.4, 0.6, 0.6))))
+    assert found.high == pytest.approx(0.4 / 3 * math.sqrt(stats.f.ppf(0.99, 5, 20)))
+    assert 1.9 < found.high / (0.4 / 3) < 2.1
+
+
+def test_a_bound_that_nothing_exceeds_says_so():
+    found = finding(held(seen([1.0] * 4), reference(even(0.0, 0.1, 1.0))))
+    assert found.high == 1.0
+    assert found.source.endswith("too far apart to tell; add good runs")
+
+
+# --- shares
+
+
+def test_the_bounds_of_a_share_by_hand_with_the_confidence_shared_out():
+    """On a log scale; moved mass has one bound and each share two, so 1 % is split in three."""
+    shares = [0.4, 0.5, 0.6]
+    logs = [math.log(s) for s in shares]
+    mean = sum(logs) / 3
+    spread = math.sqrt(sum((v - mean) ** 2 for v in logs) / 2)
+    reach = stats.t.ppf(1 - 0.01 / 3, 2) * spread * math.sqrt(4 / 3)
+    good = reference(even(0.4, 0.5, 0.6), shares)
+    found = finding(held(seen([0.5] * 4), good, DEFAULT), "object.share")
+    assert found.low == pytest.approx(math.exp(mean - reach))
+    assert found.high == 1.0
+    assert found.area == 0.25
+    alone = finding(held(seen([0.5] * 4), good, ["object.share >= auto"]), "object.share")
+    reach = stats.t.ppf(0.99, 2) * spread * math.sqrt(4 / 3)
+    assert (alone.low, alone.high) == (pytest.approx(math.exp(mean - reach)), None)
+
+
+def test_a_bound_that_two_sentences_ask_for_counts_once():
+    good = reference(even(0.4, 0.5, 0.6), [0.4, 0.5, 0.6])
+    once = held(seen([0.5] * 4), good, DEFAULT)
+    twice = held(
+        seen([0.5] * 4),
+        good,
+        (*DEFAULT, "moved_mass  <= auto", "object.share within auto", "object.share >= auto"),
+    )
+    assert {f.high for f in twice.findings if f.measure == "moved_mass"} == {finding(once).high}
+    assert {f.low for f in twice.findings if f.low is not None} == {
+        finding(once, "object.share").low
+    }
+
+
+@pytest.mark.parametrize(
+    ("share", "mark"),
+    [(0.2, "pass"), (0.6, "pass"), (0.19, "warn"), (0.61, "warn")],
+)
+def test_a_share_beside_one_run_may_change_by_half(share, mark):
+    good = reference(even(0.5), [0.4])
+    verdict = held(seen([0.5] * 4, share), good, ["*.share within auto"])
+    found = finding(verdict, "object.share")
+    assert (found.low, found.high) == (pytest.approx(0.2), pytest.approx(0.6))
+    assert found.mark == mark
+    assert verdict.outcome == "pass"
+
+
+def test_a_region_that_never_had_anything_may_stay_without():
+    good = reference(even(0.4, 0.5, 0.6), [0.0, 0.0, 0.0])
+    assert held(seen([0.5] * 4, 0.0), good, ["*.share within auto"]).outcome == "pass"
+    assert held(seen([0.5] * 4, 0.3), good, ["*.share within auto"]).outcome == "fail"
+
+
+def test_a_region_that_has_everything_may_keep_it():
+    good = reference(even(0.4, 0.5, 0.6), [1.0, 1.0, 1.0])
+    assert held(seen([0.5] * 4, 1.0), good, ["*.share within auto"]).outcome == "pass"
+    assert held(seen([0.5] * 4, 0.7), good, ["*.share within auto"]).outcome == "fail"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1 / 3, 0.9])
+def test_a_share_that_is_the_same_in_all_runs_may_stay_the_same(share):
+    """Through a logarithm and back it is another number in the last place."""
+    good = reference(even(0.4, 0.5, 0.6), [share] * 3)
+    assert held(seen([0.5] * 4, share), good, ["*.share within auto"]).outcome == "pass"
+
+
+# --- requirements of numbers
+
+
+@pytest.mark.parametrize(
+    ("sentence", "outcome"),
+    [
+        ("object.share >= 0.5", "pass"),
+        ("object.share >= 0.51", "fail"),
+        ("object.share <= 0.5", "pass"),
+        ("object.share <= 0.49", "fail"),
+        ("*.share <= 0.49", "fail"),
+    ],
+)
+@pytest.mark.parametrize("good", [None, 1], ids=["alone", "beside-one-run"])
+def test_a_bound_that_is_a_number_fails_with_and_without_a_reference(sentence, outcome, good):
+    verdict = held(seen([0.5] * 4), good and reference(even(0.5)), [sentence])
+    assert verdict.outcome == outcome
+    assert verdict.findings[0].source == "as required"
+
+
+@pytest.mark.parametrize("sentence", ["moved_mass <= 0.1", "moved_mass <= auto", "*.share <= auto"])
+def test_what_only_a_reference_tells_is_not_passed_without_one(sentence):
+    verdict = held(seen([0.5] * 4), None, [sentence, "object.share >= 0.1"])
+    assert (verdict.outcome, verdict.exit_code) == ("no reference", 3)
+    assert verdict.why == f"{sentence!r} needs one"
+    assert len(verdict.findings) == 1  # what could be judged is told
+    failed = held(seen([0.5] * 4), None, [sentence, "object.share >= 0.9"])
+    assert failed.outcome == "fail"
+
+
+def test_moved_mass_may_have_a_bound_of_its_own():
+    good = reference(even(0.5))
+    assert held(seen([0.6] * 4), good, ["moved_mass <= 0.11"]).outcome == "pass"
+    assert held(seen([0.6] * 4), good, ["moved_mass <= 0.09"]).outcome == "fail"
+
+
+def test_nothing_that_was_not_looked_at_passes():
+    without_masks = Candidate(told(areas={}), seen([0.5] * 4).observation)
+    assert held(seen([0.5] * 4), None, []).outcome == "no reference"
+    assert held(seen([0.5] * 4), None, []).why == "nothing is required"
+    assert held(without_masks, None, ["*.share >= 0.1"]).outcome == "no reference"
+    good = reference(even(0.5))
+    verdict = held(seen([0.5] * 4), good, [])
+    assert verdict.outcome == "inconclusive"
+    assert verdict.why == "no requirement is on anything that was measured"
+
+
+def test_a_region_without_a_mask_is_an_error():
+    with pytest.raises(ValueError, match="needs a mask of the region 'mark'; the probe has masks"):
+        held(seen([0.5] * 4), reference(even(0.5)), ["mark.share <= 0.1"])
+
+
+# --- not comparable
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        pytest.param({"fingerprint": "e" * 64}, "other probes", id="probe"),
+        pytest.param({"areas": {"mark": 0.1}}, "other probes", id="regions"),
+        pytest.param({"rule": "deconvnet"}, r"other rules, gradient \(square\) and", id="rule"),
+        pytest.param({"reduce": "abs_max"}, "other rules", id="reduction"),
+        pytest.param({"class_names": ("dog", "cat", "cow")}, "another order", id="classes"),
+        pytest.param({"classes": ALL.flip(0)}, "without labels it is those predicted", id="labels"),
+    ],
+)
+def test_runs_of_another_kind_are_not_compared(changed, why):
+    verdict = held(seen([0.9] * 4, **changed), reference(even(0.5)), ["object.share >= 0.99"])
+    assert (verdict.outcome, verdict.exit_code) == ("not comparable", 4)
+    assert re.search(why, verdict.why)
+    assert verdict.findings == ()
+
+
+# --- maps that say nothing
+
+
+def test_half_of_the_maps_or_more_that_are_empty_are_inconclusive():
+    good = reference(even(0.4, 0.5, 0.6))
+    verdict = held(seen([NAN, NAN, 0.5, 0.5]), good)
+    assert (verdict.outcome, verdict.exit_code) == ("inconclusive", 5)
+    assert verdict.why == "2 of 4 maps are here or in a good run all zero or not finite"
+    assert held(seen([NAN] * 4), None, ["object.share >= 0.1"]).outcome == "inconclusive"
+
+
+def test_an_image_that_is_left_out_is_left_out_of_the_good_runs_too():
+    """The first image looks elsewhere in every run: without it, means would seem to move."""
+    runs = [[1.0, part, part, part] for part in (0.10, 0.12, 0.14)]
+    verdict = held(seen([NAN, 0.12, 0.12, 0.12]), reference(runs))
+    assert (verdict.outcome, verdict.left_out) == ("pass", 1)
+    assert finding(verdict).value == pytest.approx(0)
+    shares = [0.9, 0.1, 0.1, 0.1]
+    good = reference(runs)
+    object.__setattr__(good, "shares", {"object": torch.tensor([shares] * 3, dtype=torch.float64)})
+    lost = seen([NAN, 0.12, 0.12, 0.12], [NAN, 0.1, 0.1, 0.1])
+    assert held(lost, good, ["*.share within auto"]).outcome == "pass"
+
+
+def test_an_image_that_one_good_run_left_out_is_left_out():
+    runs = [[0.5, 0.5, 0.5, 1.0], [0.4, 0.4, 0.4, NAN], [0.6, 0.6, 0.6, 1.0]]
+    verdict = held(seen([0.5, 0.5, 0.5, 0.0]), reference(runs))
+    assert (verdict.outcome, verdict.left_out) == ("pass", 1)
+    assert [m.name for m in verdict.images] == ["a", "b", "c"]
+
+
+def test_good_runs_that_measured_nothing_decide_nothing():
+    verdict = held(seen([0.5] * 4), reference([[NAN] * 4] * 3), DEFAULT)
+    assert verdict.outcome == "inconclusive"
+
+
+# --- what is told beside
+
+
+def test_what_grew_is_a_region_where_one_grew_as_much_as_any_cell():
+    good = reference(even(0.1), [0.1])
+    cell = held(seen([0.6] * 4, 0.3), good).growth
+    assert (cell.region, cell.row, cell.column) == (None, 0, 0)
+    assert (cell.before, cell.now) == (pytest.approx(0.1), pytest.approx(0.6))
+    assert cell.place == "row 1, column 1 of the 8×8 grid"
+    region = held(seen([0.6] * 4, 0.6), good).growth
+    assert (region.region, region.before, region.now) == ("object", pytest.approx(0.1), 0.6)
+    assert region.place == "the region 'object'"
+
+
+def test_a_class_that_moves_alone_is_warned_of_and_fails_where_warnings_do():
+    parts = (0.48, 0.5, 0.52)
+    run = seen([0.5, 0.5, 0.5, 0.9])
+    verdict = held(run, reference(even(*parts)), ["moved_mass <= 0.5"])
+    assert verdict.outcome == "pass"
+    assert [c.name for c in verdict.classes if c.surprising] == ["cow"]
+    assert verdict.classes[0].index == 2
+    assert verdict.classes[0].moved == pytest.approx(0.4)
+    square = (0.03**2 + 0.0**2 + 0.03**2) / 3
+    bound = math.sqrt(square * stats.f.ppf(1 - 0.01 / 3, 5, 15))  # shared out over three
+    assert verdict.classes[0].bound == pytest.approx(bound)
+    assert verdict.warnings == (f"class cow moved 0.400 (bound {bound:.3f})",)
+    strict = held(run, reference(even(*parts)), ["moved_mass <= 0.5"], strict=True)
+    assert strict.outcome == "fail"
+
+
+def test_classes_have_no_bound_beside_fewer_than_three_runs():
+    verdict = held(seen([0.5, 0.5, 0.5, 1.0]), reference(even(0.4, 0.6)))
+    assert all(c.bound is None and not c.surprising for c in verdict.classes)
+    assert verdict.warnings == ()
+
+
+def test_classes_and_images_are_told_the_worst_first():
+    verdict = held(seen([0.6, 0.7, 0.55, 0.9]), reference(even(0.5)))
+    assert [(i.name, i.index) for i in verdict.images] == [("d", 3), ("b", 1), ("a", 0), ("c", 2)]
+    assert [i.moved for i in verdict.images] == pytest.approx([0.4, 0.2, 0.1, 0.05])
+    assert [c.name for c in verdict.classes] == ["cow", "cat", "dog"]
+
+
+def test_classes_without_names_are_numbers_and_one_beyond_the_names_too():
+    run = seen([0.5] * 4, class_names=None)
+    good = reference(even(0.5))
+    object.__setattr__(good, "info", told(class_names=None))
+    assert [c.name for c in held(run, good).classes] == ["0", "1", "2"]
+    short = told(class_names=("7", "8"))
+    object.__setattr__(good, "info", short)
+    assert [c.name for c in held(seen([0.5] * 4, class_names=("7", "8")), good).classes] == [
+        *("7", "8", "2")
+    ]
+
+
+def test_metrics_are_those_that_all_good_runs_have():
+    known = [{"val_acc": 0.9, "val_loss": 1.0}, {"val_acc": 0.7}, {"val_acc": 0.8, "lr": 1.0}]
+    good = reference(even(0.4, 0.5, 0.6), metrics=known)
+    verdict = held(seen([0.5] * 4, metrics={"val_acc": 0.99}), good)
+    assert verdict.reference_metrics == {"val_acc": pytest.approx(0.8)}
+    assert verdict.metrics == {"val_acc": 0.99}
+
+
+def test_one_image_of_one_class_is_judged_like_any_other():
+    measured = Measured(
+        classes=torch.tensor([0]),
+        probabilities=torch.ones(1),
+        maps=torch.ones(1, 2, 2).half(),
+        profiles=profiles([0.9]),
+        shares={"a.share": torch.tensor([0.5], dtype=torch.float64)},
+    )
+    about = told(images=("one",), labels=((0,),), areas={"a.share": 0.5})
+    run = Candidate(about, observation(measured=measured))
+    good = Reference(
+        info=about,
+        runs=reference(even(0.4, 0.5, 0.6)).runs,
+        classes=torch.tensor([0]),
+        profiles=torch.stack([profiles([part]) for part in (0.4, 0.5, 0.6)]),
+        shares={"a.share": torch.tensor([[0.4], [0.5], [0.6]], dtype=torch.float64)},
+        maps=torch.ones(1, 2, 2).half(),
+        photos=torch.zeros(1, 2, 2, 3, dtype=torch.uint8),
+    )
+    verdict = held(run, good, DEFAULT)
+    assert [f.measure for f in verdict.findings] == ["moved_mass", "a.share.share"]
+    assert finding(verdict).value == pytest.approx(0.4)
+    assert finding(verdict, "a.share.share").mark == "pass"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 5])
+def test_of_a_hundred_good_runs_one_fails_or_none(count):
+    """What the bounds promise, of all of them together and of the classes together."""
+    torch.manual_seed(0)
+    base = torch.distributions.Dirichlet(torch.full((64,), 0.3).double()).sample((4,))
+
+    def draw() -> tuple[Tensor, Tensor]:
+        """The profiles and shares of a run; runs differ as a whole, and in each image."""
+        noise = 0.35 * torch.randn(64).double() + 0.4 * torch.randn(4, 64).double()
+        parts = base * noise.exp()
+        grid = (parts / parts.sum(dim=1, keepdim=True)).view(4, 8, 8)
+        return grid, grid[:, 2:6, 2:6].sum(dim=(1, 2))
+
+    failed = surprising = 0
+    good, run = reference(even(*[0.5] * count)), seen([0.5] * 4)
+    for _ in range(600):
+        drawn = [draw() for _ in range(count)]
+        grids, shares = (torch.stack([each[part] for each in drawn]) for part in (0, 1))
+        held_to = replace(good, profiles=grids, shares={"object": shares})
+        grid, share = draw()
+        measured = replace(run.observation.measured, profiles=grid, shares={"object": share})
+        new = replace(run, observation=replace(run.observation, measured=measured))
+        verdict = held(new, held_to, DEFAULT)
+        failed += verdict.outcome == "fail"
+        surprising += any(c.surprising for c in verdict.classes)
+    assert failed <= 12
+    assert surprising <= 12

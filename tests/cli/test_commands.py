@@ -1,0 +1,553 @@
+"""The command line: each command, verdict and exit code; what it prints, writes, and refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from records import IMAGES, RULE, info, observation, photos, record
+
+from lightning_saliency.check.reference import Reference
+from lightning_saliency.cli.commands import main
+from lightning_saliency.record.writer import RunWriter
+from lightning_saliency.storage.files import safe_name
+
+COMMANDS = ("reference", "check", "approve", "diff", "show")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Three good runs, one more, one that looks elsewhere, and a reference, in this folder."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(3):
+        record(Path(f"good_{seed}"), seed)
+    record(Path("new"), 8)
+    record(Path("bad"), 9, on_mark=0.6, metrics={"val_acc": 0.99})
+    Reference.from_runs([f"good_{seed}" for seed in range(3)], reason="first").save("ref")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """The exit code of a command, and what it printed."""
+    try:
+        code = main(arguments)
+    except SystemExit as left:
+        code = left.code
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+# --- from the shell
+
+
+SCRIPT = Path(sys.executable).with_name("lightning-saliency")
+MODULE = [sys.executable, "-m", "lightning_saliency"]
+
+
+def shell(*arguments: str, script: bool = True, **environment: str) -> subprocess.Popen[str]:
+    """Start the command as a shell does."""
+    return subprocess.Popen(
+        [*([str(SCRIPT)] if script and SCRIPT.exists() else MODULE), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+def test_every_exit_code_from_the_shell(place):
+    """All at once, for each imports for seconds; one as a module, one with few letters."""
+    record(Path("other"), 1, told={"fingerprint": "e" * 64}, changed={"fingerprint": "e" * 64})
+    RunWriter(Path("begun/saliency")).begin(info(), photos(), after=-1)
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    started = {
+        0: (shell("check", "new", "--reference", "ref"), "PASS  new at epoch 1"),
+        1: (shell("check", "bad", "--reference", "ref", **ascii_only), "good runs: 0.055 ? 0.009"),
+        2: (shell("check", "absent", "--reference", "ref"), "absent is not a folder"),
+        3: (shell("check", "bad", "--reference", "absent"), "NO REFERENCE  bad: there is none in"),
+        4: (shell("check", "other", "--reference", "ref"), "NOT COMPARABLE  other"),
+        5: (shell("check", "begun", "--reference", "ref", script=False), "INCONCLUSIVE  begun"),
+    }
+    for code, (process, told) in started.items():
+        out, err = process.communicate(timeout=180)
+        assert process.returncode == code, err
+        assert told in (err if code == 2 else out)
+        assert err.count("\n") == (code == 2), err
+
+
+def test_letters_that_a_terminal_has_not_are_question_marks(place, monkeypatch):
+    few = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", few)
+    assert main(["check", "bad", "--reference", "ref"]) == 1
+    few.flush()
+    assert b"good runs: 0.055 ? 0.009" in few.buffer.getvalue()
+
+
+# --- colours
+
+
+def in_a_terminal(*arguments: str) -> str:
+    """What the command prints where a terminal looks.
+
+    A new process, not a fork of this one: torch's threads do not survive a fork.
+    """
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "lightning_saliency", *arguments]
+    started = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL)
+    os.close(theirs)
+    told = b""
+    try:
+        with contextlib.suppress(OSError):  # which says that the other side is closed
+            while data := os.read(ours, 65536):
+                told += data
+        started.wait(60)
+    finally:
+        started.kill()
+        os.close(ours)
+    return told.decode()
+
+
+def test_a_terminal_has_colours_unless_they_are_not_wanted(place, monkeypatch, capsys):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    told = in_a_terminal("check", "bad", "--reference", "ref")
+    assert told.startswith("\x1b[31mFAIL\x1b[0m  bad at epoch 1")
+    plainly = run(capsys, "check", "bad", "--reference", "ref")[1]
+    assert "\x1b" not in plainly  # no terminal, no colours
+    assert re.sub(r"\x1b\[\d+m", "", told).replace("\r\n", "\n") == plainly
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert in_a_terminal("check", "bad", "--reference", "ref").replace("\r\n", "\n") == plainly
+
+
+# --- help and usage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(command, capsys):
+    code, told, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert told.startswith(f"usage: lightning-saliency {command} ")
+    if command in ("reference", "check"):
+        assert "moved_mass <= auto     at most as much" in told
+    if command == "check":
+        assert "3  no reference      4  not comparable    5  inconclusive" in told
+
+
+def test_the_help_of_all_shows_each_command_and_an_example(capsys):
+    code, told, _ = run(capsys, "--help")
+    assert code == 0
+    for command in COMMANDS:
+        assert re.search(rf"^ +{command}\b", told, re.M)
+    assert "lightning-saliency check logs/version_3 --reference attention" in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["judge"],
+        ["check", "new"],
+        ["check", "--reference", "ref"],
+        ["reference", "-o", "ref"],
+        ["approve", "new", "--reference", "ref"],
+        ["diff", "new"],
+        ["show"],
+        ["show", "new", "--loud"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_told_in_argparse_s_way(arguments, place, capsys):
+    code, out, told = run(capsys, *arguments)
+    assert code == 2
+    assert not out
+    assert "error: " in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "new", "--reference", "ref", "--require", "x"], "must read like"),
+        (["check", "new", "--reference", "ref", "--require", "x.share <= 2"], "from 0 to 1"),
+        (
+            ["check", "new", "--reference", "ref", "--require", "x.share <= 0.1"],
+            "mask of the region 'x'",
+        ),
+        (
+            ["reference", "good_0", "-o", "ref2", "--require", "x.share <= 0.1"],
+            "mask of the region",
+        ),
+        (["reference", "good_0", "-o", "ref"], "there is a reference in ref already"),
+        (["reference", "good_0", "good_0", "-o", "ref2"], "hold the same maps to the last bit"),
+        (["reference", "nowhere", "-o", "ref2"], "nowhere is not a folder"),
+        (["approve", "new", "--reference", "ref", "--reason", "  "], "must say why the change"),
+        (["show", "."], "holds several recorded runs|no recorded run"),
+        (["diff", "new", "nowhere"], "nowhere is not a folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_told_in_one_line(arguments, message, place, capsys):
+    code, out, told = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert re.match(rf"lightning-saliency: .*({message})", told)
+    assert told.count("\n") == 1
+    assert not Path("ref2").exists()
+
+
+def test_a_damaged_reference_is_told_in_one_line(place, capsys):
+    Path("ref/reference.json").write_text("{")
+    for arguments in (
+        ["check", "new", "--reference", "ref"],
+        ["approve", "new", "--reference", "ref", "--reason", "x"],
+    ):
+        code, out, told = run(capsys, *arguments)
+        assert (code, out, told.count("\n")) == (2, "", 1)
+        assert "ref/reference.json is damaged" in told
+
+
+# --- the life of a reference
+
+
+def test_a_reference_is_made_checked_and_followed(place, capsys):
+    code, told, _ = run(
+        capsys, "reference", "good_0", "good_1", "good_2", "-o", "made", "--reason",
+        "they are good", "--require", "moved_mass <= auto", "--require", "object.share >= 0.6",
+    )  # fmt: skip
+    assert code == 0
+    assert told == (
+        "made: 3 runs, 6 images\n  requires  moved_mass <= auto\n  requires  object.share >= 0.6\n"
+    )
+    assert run(capsys, "check", "new", "--reference", "made")[0] == 0
+    assert run(capsys, "check", "bad", "--reference", "made")[0] == 1
+    code, told, _ = run(capsys, "approve", "bad", "--reference", "made", "--reason", "it is meant")
+    assert code == 0
+    assert "Fewer than three runs tell no spread: what would fail is only warned of." in told
+    code, told, _ = run(capsys, "check", "bad", "--reference", "made")
+    assert code == 1  # an absolute bound is not moved by approving
+    assert "fail  object.share" in told
+    made = Reference.load("made")
+    assert made.reason == "it is meant"
+    assert [(h.reason, h.runs) for h in made.history] == [("they are good", 3)]
+
+
+def test_a_check_never_makes_up_a_reference(place, capsys):
+    code, told, _ = run(capsys, "check", "new", "--reference", "absent")
+    assert (code, told) == (3, "NO REFERENCE  new: there is none in absent\n")
+    code, _, told = run(capsys, "approve", "new", "--reference", "absent", "--reason", "x")
+    assert code == 3
+    assert "`lightning-saliency reference` makes one" in told
+    assert not Path("absent").exists()
+
+
+def test_runs_that_cannot_be_compared(place, capsys):
+    record(Path("other"), 1, told={"fingerprint": "e" * 64}, changed={"fingerprint": "e" * 64})
+    for arguments in (["diff", "new", "other"], ["reference", "new", "other", "-o", "made"]):
+        code, out, told = run(capsys, *arguments)
+        assert (code, out) == (4, "")
+        assert "cannot be compared: they are of other probes" in told
+
+
+def test_a_run_of_another_probe_without_the_masks_is_not_comparable_either(place, capsys):
+    bare = observation(fingerprint="e" * 64)
+    bare = replace(bare, measured=replace(bare.measured, shares={}))
+    recorder = RunWriter(Path("bare/saliency"))
+    recorder.begin(info(fingerprint="e" * 64, areas={}), photos(), after=-1)
+    recorder.add(bare)
+    code, told, _ = run(
+        capsys, "check", "bare", "--reference", "ref", "--require", "object.share >= 0.1"
+    )
+    assert code == 4
+    assert told.startswith("NOT COMPARABLE  bare at epoch 1")
+
+
+def test_warnings_fail_where_strictness_is_asked_for(place, capsys):
+    assert run(capsys, "reference", "good_0", "-o", "one")[0] == 0
+    code, told, _ = run(capsys, "check", "bad", "--reference", "one")
+    assert code == 0
+    assert told.startswith("PASS, with warnings  bad")
+    assert Path("bad/saliency/attention.png").exists()
+    code, told, _ = run(capsys, "check", "bad", "--reference", "one", "--strict", "--junit", "j")
+    assert code == 1
+    assert "fail  moved_mass " in told
+    assert ET.parse("j").getroot().get("failures") == "3"
+
+
+def test_a_run_that_goes_on_is_told_to(place, capsys):
+    record(Path("on"), 7, finished=False)
+    code, told, _ = run(capsys, "check", "on", "--reference", "ref")
+    assert code == 0
+    assert told.startswith("PASS  on at epoch 1, of a run that has not come to its end, against")
+
+
+def test_a_reference_of_a_run_that_goes_on_says_so(place, capsys):
+    record(Path("on"), 7, finished=False)
+    code, told, _ = run(capsys, "reference", "good_0", "good_1", "on", "-o", "made")
+    assert code == 0
+    assert told.endswith("  on has not come to its end, or was interrupted.\n")
+    assert told.count("not come to its end") == 1
+
+
+# --- what it writes
+
+
+def test_the_files_for_programs(place, capsys):
+    code, told, _ = run(
+        capsys, "check", "bad", "--reference", "ref", "--json", "out/v.json", "--junit", "out/j.xml"
+    )
+    assert code == 1
+    found = json.loads(Path("out/v.json").read_text())
+    assert (found["outcome"], found["exit_code"]) == ("fail", 1)
+    assert found["growth"]["region"] == "mark"
+    suite = ET.parse("out/j.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "3", "0")
+    assert suite.find("system-out").text == told.rstrip("\n")
+    run(
+        capsys,
+        "check",
+        "new",
+        "--reference",
+        "absent",
+        "--json",
+        "out/v.json",
+        "--junit",
+        "out/j.xml",
+    )
+    assert json.loads(Path("out/v.json").read_text())["exit_code"] == 3
+    assert ET.parse("out/j.xml").getroot().get("errors") == "1"
+
+
+def test_a_file_that_cannot_be_written_does_not_hide_the_verdict(place, capsys):
+    Path("taken").mkdir()
+    for option in ("--json", "--junit"):
+        code, out, told = run(capsys, "check", "bad", "--reference", "ref", option, "taken")
+        assert code == 2
+        assert out.startswith("FAIL  bad")
+        assert re.match(r"lightning-saliency: .*taken", told)
+
+
+def test_a_pipe_is_written_into_and_stays_one(place, capsys):
+    os.mkfifo("pipe")
+    Path("link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+        run(capsys, "check", "new", "--reference", "ref", "--json", name)
+        assert json.loads(os.read(reader, 65536))["outcome"] == "pass"
+        os.close(reader)
+    assert Path("pipe").is_fifo()
+    assert Path("link").is_symlink()
+
+
+def test_a_run_folder_that_takes_no_picture_still_gets_its_verdict(place, capsys):
+    Path("bad/saliency/attention.png").mkdir()
+    code, told, _ = run(capsys, "check", "bad", "--reference", "ref")
+    assert code == 1
+    assert "  Pictures: not written: " in told
+    assert [p.name for p in Path("bad/saliency").glob(".*")] == []
+
+
+def test_the_picture_is_of_the_worst_and_replaced_by_the_next(place, capsys):
+    run(capsys, "check", "bad", "--reference", "ref")
+    with Image.open("bad/saliency/attention.png") as picture:
+        assert picture.width >= 4 * 96
+        assert picture.height >= IMAGES * 96
+    run(capsys, "check", "new", "--reference", "ref")
+    assert not Path("new/saliency/attention.png").exists()
+
+
+def test_the_command_that_accepts_the_change_works_as_it_stands(place, capsys):
+    odd = "a 'good' run; $(touch hacked) & \"more\""
+    shutil.move("bad", odd)
+    shutil.move("ref", "the ref's")
+    _, told, _ = run(capsys, "check", odd, "--reference", "the ref's")
+    words = shlex.split(told.splitlines()[-1])
+    assert words == [
+        *("lightning-saliency", "approve", odd, "--reference", "the ref's", "--reason", "…")
+    ]
+    assert run(capsys, *words[1:])[0] == 0
+    assert run(capsys, "check", odd, "--reference", "the ref's")[0] == 0
+
+
+# --- show and diff
+
+
+def test_what_a_run_has_recorded_as_a_person_sees_it(place, capsys):
+    code, told, _ = run(capsys, "show", "bad")
+    assert code == 0
+    assert (
+        told
+        == """\
+bad/saliency: 2 observations of 6 images
+  commit       0000000000000000000000000000000000000000
+  seed         9
+  started      2026-01-01T00:00:00+00:00
+  measured     gradient, square
+  logged last  val_acc 0.99
+
+when         step  p(label)  object.share  mark.share  from first  from last
+untrained       0     0.900         0.825       0.106       0.000      0.000
+epoch 1         9     0.900         0.325       0.606       0.504      0.504
+
+p(label)      ██
+object.share  ▇▃
+mark.share    ▁▅
+from first    ▁▅
+from last     ▁▅
+"""
+    )
+
+
+def test_a_run_without_an_observation_is_shown(place, capsys):
+    RunWriter(Path("begun/saliency")).begin(info(commit=None, seed=None), photos(), after=-1)
+    code, told, _ = run(capsys, "show", "begun")
+    assert code == 0
+    assert told.startswith("begun/saliency: 0 observations of 6 images\n  started ")
+    assert told.endswith("  It has not come to its end, or was interrupted.\n")
+
+
+def test_a_long_run_is_shown_in_a_page(place, capsys):
+    recorder = RunWriter(Path("long/saliency"))
+    recorder.begin(info(), photos(), after=-1)
+    for step in range(130):
+        recorder.add(observation(step=step, caption=f"epoch {step}"))
+    _, told, _ = run(capsys, "show", "long")
+    lines = told.splitlines()
+    assert len(lines) < 60
+    assert max(map(len, lines)) < 100
+    assert "…" in lines
+    assert any(line.startswith("epoch 129 ") for line in lines)
+
+
+def test_two_runs_beside_each_other_as_a_person_sees_them(place, capsys):
+    code, told, _ = run(capsys, "diff", "good_0", "bad")
+    assert code == 0
+    assert (
+        told
+        == """\
+                good_0   bad
+observed at     epoch 1  epoch 1
+val_acc         0.93     0.99
+object.share    0.905    0.325
+mark.share      0.026    0.606
+moved mass      0.585
+maps: Spearman  0.542
+"""
+    )
+
+
+def test_runs_whose_maps_were_kept_at_other_sizes_are_compared(place, capsys):
+    data = observation(5)
+    halved, shown = (
+        torch.nn.functional.avg_pool2d(maps.float(), 2).half()
+        for maps in (data.measured.maps, data.snapshot.maps[RULE])
+    )
+    recorder = RunWriter(Path("small/saliency"))
+    recorder.begin(info(), photos(), after=-1)
+    recorder.add(observation(5, maps=shown, measured=replace(data.measured, maps=halved)))
+    assert run(capsys, "diff", "good_0", "small")[0] == 0
+    assert run(capsys, "reference", "good_0", "small", "-o", "made")[0] == 0
+    assert Reference.load("made").maps.shape == halved.shape
+    assert run(capsys, "check", "bad", "--reference", "made")[0] == 0
+
+
+# --- names from data
+
+
+def test_names_that_mean_ill_reach_neither_terminal_nor_picture_nor_folder(place, capsys):
+    evil = "\x1b]0;owned\x07\u202e\n../../x\ud800" + "W" * 100_000
+    told = {
+        "class_names": (evil, "1", "\u200b" * 3000),
+        "images": tuple(f"{evil}{i}" for i in range(IMAGES)),
+    }
+    for seed in range(3):
+        record(Path(f"evil_{seed}"), seed, told=told)
+    record(Path("evil"), 9, on_mark=0.6, told=told, changed={"caption": evil})
+    names = [f"evil_{seed}" for seed in range(3)]
+    before = {p for p in place.rglob("*") if p.is_file()}
+    assert run(capsys, "reference", *names, "-o", "evil_ref")[0] == 0
+    start = time.monotonic()
+    for arguments in (["check", "evil", "--reference", "evil_ref"], ["show", "evil"]):
+        code, out, err = run(capsys, *arguments)
+        assert code in (0, 1)
+        assert not err
+        assert not set(out) & set("\x1b\x07\u202e\ud800\u200b")
+    assert time.monotonic() - start < 10
+    new = {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()} - {
+        p.relative_to(place).as_posix() for p in before
+    }
+    assert new == {
+        *("evil_ref/reference.json", "evil_ref/reference.safetensors"),
+        "evil/saliency/attention.png",
+    }
+
+
+def test_a_folder_whose_name_means_ill_is_told_plainly(place, capsys):
+    """As in an archive that was unpacked: its name is data too."""
+    shutil.move("new/saliency", "new/\x1b[31mevil\u202e")
+    for arguments in (["show", "new"], ["check", "new", "--reference", "ref"]):
+        code, out, err = run(capsys, *arguments)
+        assert code == 0
+        assert not set(out + err) & {"\x1b", "\u202e"}
+    code, out, _ = run(capsys, "reference", "new", "-o", "\x1b[31mref")
+    assert code == 0
+    assert "\x1b" not in out
+
+
+def test_a_path_that_is_no_utf8_is_told(place, capsys):
+    """The library that reads tensors takes no such path."""
+    odd = os.fsdecode(b"run \xff")
+    shutil.move("bad", odd)
+    code, out, told = run(capsys, "check", odd, "--reference", "ref")
+    assert (code, out, told.count("\n")) == (2, "", 1)
+    assert told.startswith("lightning-saliency: run ?/saliency/observation-")
+    assert "is not valid UTF-8" in told
+
+
+def test_file_names_from_names_stay_in_their_folder():
+    for name in ("../x", "/etc/passwd", "a/b", "..", "\0", "CON\\x"):
+        assert "/" not in safe_name(name)
+        assert safe_name(name) not in (".", "..", "")
+
+
+# --- memory
+
+
+def test_showing_a_long_run_does_not_hold_its_maps(place, capsys, monkeypatch):
+    """Of each observation the tables keep some numbers, and let go of its maps at once."""
+    import gc
+    import weakref
+
+    from lightning_saliency.record import run as module
+
+    alive: list[weakref.ref[object]] = []
+    most = 0
+    reading = module.read_observation
+
+    def watched(path):
+        nonlocal most
+        gc.collect()
+        most = max(most, sum(ref() is not None for ref in alive))
+        found = reading(path)
+        alive.append(weakref.ref(found.snapshot.maps[RULE]))
+        return found
+
+    monkeypatch.setattr(module, "read_observation", watched)
+    recorder = RunWriter(Path("long/saliency"))
+    recorder.begin(info(), photos(), after=-1)
+    for step in range(8):
+        recorder.add(observation(step=step))
+    assert run(capsys, "show", "long")[0] == 0
+    assert len(alive) == 8
+    assert most <= 1

@@ -1,0 +1,533 @@
+"""Bad input, one row each: what it is answered with, and that the answer says what to do.
+
+The rows are also the table in ``docs/errors.md``: ``python tests/docs/test_bad_input.py`` writes it.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import IterableDataset, TensorDataset
+from torchvision import transforms
+from torchvision.models import ResNet18_Weights
+
+from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError, class_index, explain
+from lightning_saliency.attribution.rules import declare
+from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.probe.photos import read_photo
+
+PAGE = Path(__file__).parents[2] / "docs/errors.md"
+ORIENTATION = 0x0112
+
+
+class Case(NamedTuple):
+    """What was given, and the part of the message that says what to do."""
+
+    what: str
+    call: Callable[[Path], Any]
+    error: type[Exception]
+    says: str
+
+
+# --- what the calls are made with
+
+
+class Net(nn.Module):
+    """Three logits of RGB images of any size; ``out`` says what is made of them."""
+
+    def __init__(self, out: Callable[[Tensor], Any] = lambda logits: logits) -> None:
+        super().__init__()
+        self.conv, self.head, self.out = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), out
+
+    def forward(self, images: Tensor) -> Any:
+        return self.out(self.head(self.conv(images).relu().mean(dim=(2, 3))))
+
+
+class Swish(torch.autograd.Function):
+    """A custom function whose node nothing is known of."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate = x.sigmoid()
+        return upstream * gate * (1 + x * (1 - gate))
+
+
+class Hidden(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return Swish.apply(images).mean(dim=(2, 3))
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield torch.zeros(3, 8, 8), 0
+
+
+IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def of(**options: Any) -> Callable[[Path], Any]:
+    """A probe of two images with something wrong in it."""
+    return lambda _: ProbeBatch(**{"images": IMAGES} | options)
+
+
+def asked(targets: Any = "all", model: Any = None, images: Any = IMAGES, **options: Any) -> Any:
+    """An explanation asked for with something wrong."""
+    return lambda _: explain(Net() if model is None else model, images, targets, **options)
+
+
+def answering(out: Callable[[Tensor], Any]) -> Callable[[Path], Any]:
+    """An explanation of a model whose output is wrong."""
+    return asked(model=Net(out))
+
+
+def photo(name: str, **options: Any) -> Callable[[Path], Any]:
+    """A probe of one file."""
+    return lambda desk: ProbeBatch.from_files([desk / name], 4, **options)
+
+
+def masked(name: str) -> Callable[[Path], Any]:
+    return lambda desk: ProbeBatch.from_files(
+        [desk / "photo.png"], 4, masks={"object": [desk / name]}
+    )
+
+
+def plotted(**options: Any) -> Callable[[Path], Any]:
+    images = options.pop("images", IMAGES)
+    return lambda _: explain(Net(), IMAGES, 1).plot(images, **options)
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lay_out(tmp_path_factory.mktemp("desk"))
+
+
+def lay_out(desk: Path) -> Path:
+    """Files, most of them not what they should be."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    good = Image.fromarray(pixels)
+    good.save(desk / "photo.png")
+    good.resize((40, 40)).save(desk / "square.png")
+    good.save(desk / "whole.jpg")
+    whole = (desk / "whole.jpg").read_bytes()
+    (desk / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (desk / "empty.png").touch()
+    (desk / "text.jpg").write_text("A cat, honestly.")
+    (desk / "program.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    Image.new("1", (8000, 8000)).save(desk / "huge.png")
+    nan = np.full((8, 8), np.nan, np.float32)
+    Image.fromarray(nan).save(desk / "nan.tif")
+    _lay_out_masks(desk, good)
+    _lay_out_folders(desk, good)
+    (desk / "probe.safetensors").write_bytes(safetensors.torch.save({"images": IMAGES}))
+    (desk / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    return desk
+
+
+def _lay_out_masks(desk: Path, good: Image.Image) -> None:
+    Image.new("1", (10, 10)).save(desk / "small.png")
+    Image.new("1", good.size[::-1]).save(desk / "lying.png")
+    good.save(desk / "colours.png")
+    Image.new("L", good.size, 1).save(desk / "ones.png")
+
+
+def _lay_out_folders(desk: Path, good: Image.Image) -> None:
+    for folder in ("none", "bare/cat", "animals/cat", "masks/cat", "twins/cat"):
+        (desk / folder).mkdir(parents=True)
+    good.save(desk / "animals/cat/1.png")
+    for name in ("1.png", "1.bmp"):
+        Image.new("1", good.size).save(desk / "twins/cat" / name)
+
+
+ToTensor = transforms.ToTensor
+
+FILES = [
+    Case("no such file", photo("none.png"), FileNotFoundError, "Relative paths start at"),
+    Case("a folder in place of a photo", photo("none"), ValueError, "use `from_folder`"),
+    Case("an empty file", photo("empty.png"), ValueError, "it is empty.*save it anew"),
+    Case("text named .jpg", photo("text.jpg"), ValueError, "format is unknown.*save it anew"),
+    Case("half a JPEG", photo("cut.jpg"), ValueError, "(?i)truncated.*save it anew"),
+    Case("a program (EPS)", photo("program.eps"), ValueError, "save it anew, as JPEG or PNG"),
+    Case("64 million pixels", photo("huge.png"), ValueError, "Scale it down first"),
+    Case("pixels that are NaN", photo("nan.tif"), ValueError, "Save it with 8 or 16 bits"),
+    Case(
+        "one path, not a list",
+        lambda desk: ProbeBatch.from_files(str(desk / "photo.png")),
+        TypeError,
+        r"pass \['.*photo.png'\]",
+    ),
+    Case(
+        "an empty list", lambda _: ProbeBatch.from_files([]), ValueError, "Does the pattern match"
+    ),
+    Case("a mask of another size", masked("small.png"), ValueError, "Draw masks in the pixels"),
+    Case("a mask that lies", masked("lying.png"), ValueError, "Turn the mask upright"),
+    Case("a mask in colours", masked("colours.png"), ValueError, "Save one region a file"),
+    Case("a mask of zeros and ones", masked("ones.png"), ValueError, r"Save `mask \* 255`"),
+    Case(
+        "fewer masks than photos",
+        lambda desk: ProbeBatch.from_files([desk / "photo.png"], masks={"object": []}),
+        ValueError,
+        "in their order",
+    ),
+    Case(
+        "a folder that is not there",
+        lambda desk: ProbeBatch.from_folder(desk / "nowhere"),
+        ValueError,
+        "must hold one folder a class",
+    ),
+    Case(
+        "a folder without classes",
+        lambda desk: ProbeBatch.from_folder(desk / "none"),
+        ValueError,
+        "`ProbeBatch.from_files` takes photos without classes",
+    ),
+    Case(
+        "a class without photos",
+        lambda desk: ProbeBatch.from_folder(desk / "bare"),
+        ValueError,
+        "Put photos in it, or remove it",
+    ),
+    Case(
+        "a photo without a mask",
+        lambda desk: ProbeBatch.from_folder(desk / "animals", 4, masks=desk / "masks"),
+        FileNotFoundError,
+        r"there is no .*cat/1\.\*.*Each photo needs one",
+    ),
+    Case(
+        "two masks for one photo",
+        lambda desk: ProbeBatch.from_folder(desk / "animals", 4, masks=desk / "twins"),
+        ValueError,
+        r"got 1\.bmp, 1\.png. Keep one",
+    ),
+    Case(
+        "a probe file that is not there",
+        lambda desk: ProbeBatch.load(desk / "nowhere.safetensors"),
+        FileNotFoundError,
+        "`ProbeBatch.save` writes one",
+    ),
+    Case(
+        "a probe file that is damaged",
+        lambda desk: ProbeBatch.load(desk / "damaged.safetensors"),
+        ValueError,
+        "Save the probe anew",
+    ),
+    Case(
+        "weights in place of a probe",
+        lambda desk: ProbeBatch.load(desk / "probe.safetensors"),
+        ValueError,
+        "is not a probe written by `ProbeBatch.save`.*anew",
+    ),
+    Case(
+        "a size in words",
+        lambda desk: ProbeBatch.from_files([desk / "photo.png"], "big"),
+        TypeError,
+        "must be an int, or two to resize and to crop to",
+    ),
+    Case(
+        "a size of nothing",
+        lambda desk: ProbeBatch.from_files([desk / "photo.png"], 0),
+        ValueError,
+        "must be at least 1",
+    ),
+    Case("`mean` without `std`", photo("photo.png", std=None), ValueError, "None leaves values in"),
+    Case(
+        "an unknown normalisation",
+        photo("photo.png", mean="cifar", std="cifar"),
+        ValueError,
+        "in its training code",
+    ),
+    Case(
+        "the mean of images in 0…255",
+        photo("photo.png", mean=[124, 116, 104], std=[58, 57, 57]),
+        ValueError,
+        "Divide both by 255",
+    ),
+    Case(
+        "a transform not called",
+        photo("photo.png", transform=ResNet18_Weights.DEFAULT.transforms),
+        TypeError,
+        r"it is `weights.transforms\(\)`",
+    ),
+    Case(
+        "a transform that gives no tensor",
+        photo("photo.png", transform=transforms.Resize(4)),
+        TypeError,
+        r"so does `transforms.ToTensor\(\)`",
+    ),
+    Case(
+        "photos of several sizes after a transform",
+        lambda desk: ProbeBatch.from_files(
+            [desk / "photo.png", desk / "square.png"], transform=ToTensor()
+        ),
+        ValueError,
+        "end the transform with a crop",
+    ),
+    Case(
+        "labels in words",
+        photo("photo.png", labels=["cat"]),
+        TypeError,
+        "`class_index` finds ImageNet's",
+    ),
+    Case(
+        "a lower limit of pixels",
+        lambda desk: read_photo(desk / "photo.png", max_pixels=10),
+        ValueError,
+        "Scale it down first",
+    ),
+]
+
+PROBES = [
+    Case("an array of images", of(images=IMAGES.numpy()), TypeError, "`torch.from_numpy`"),
+    Case("one image without a batch axis", of(images=IMAGES[0]), ValueError, r"images\[None\]"),
+    Case("images of bytes", of(images=IMAGES.byte()), TypeError, "images / 255"),
+    Case("no images", of(images=IMAGES[:0]), ValueError, "must not be empty"),
+    Case("images with NaN", of(images=IMAGES / 0 * 0), ValueError, "Look for a division by zero"),
+    Case("labels as a list", of(labels=[0, 1]), TypeError, r"torch.tensor\(labels\)"),
+    Case("a label too few", of(labels=torch.tensor([1])), ValueError, "Pass one label per image"),
+    Case("float labels", of(labels=torch.tensor([0.0, 1.0])), ValueError, r"`labels.long\(\)`"),
+    Case(
+        "a label without a name",
+        of(labels=torch.tensor([0, 2]), class_names=["cat", "dog"]),
+        ValueError,
+        "Give every class a name",
+    ),
+    Case("one string of class names", of(class_names="cat"), TypeError, "Pass one name per item"),
+    Case("a name twice", of(names=["cat", "cat"]), ValueError, "Number those"),
+    Case("a name too few", of(names=["cat"]), ValueError, "Without it they get names"),
+    Case("a mask of numbers", of(masks={"object": IMAGES[:, 0]}), TypeError, "Use `mask > 0`"),
+    Case(
+        "masks with channels",
+        of(masks={"object": IMAGES > 0}),
+        ValueError,
+        "A mask has no channels",
+    ),
+    Case("`mean` alone", of(mean=[0.5] * 3), ValueError, "or neither"),
+    Case(
+        "one mean for three channels",
+        of(mean=[0.5], std=[0.5]),
+        ValueError,
+        "of `transforms.Normalize`",
+    ),
+    Case(
+        "a stream of images",
+        lambda _: ProbeBatch.from_dataset(Stream()),
+        TypeError,
+        r"`probe=ProbeBatch\(images, labels\)`",
+    ),
+    Case(
+        "an empty dataset",
+        lambda _: ProbeBatch.from_dataset(TensorDataset(IMAGES[:0])),
+        SaliencyError,
+        "Is the path, or the split",
+    ),
+    Case(
+        "an item beyond the end",
+        lambda _: ProbeBatch.from_dataset(TensorDataset(IMAGES), indices=[7]),
+        ValueError,
+        "positions in the dataset",
+    ),
+    Case(
+        "a dataset without images",
+        lambda _: ProbeBatch.from_dataset(TensorDataset(torch.zeros(4, 9))),
+        SaliencyError,
+        r"Pass `probe=ProbeBatch\(images, labels\)`",
+    ),
+]
+
+CLASSES = [
+    Case("a class that the model lacks", asked(3), ValueError, "classes from 0 to 2"),
+    Case("a negative class", asked(-2), ValueError, "Use 'predicted' for the strongest"),
+    Case("a class by name", asked("zebra"), ValueError, "indices with `class_index`"),
+    Case(
+        "a class as a float", asked(torch.tensor([0.0, 1.0])), TypeError, "Pass several classes as"
+    ),
+    Case(
+        "classes of three images for two",
+        asked(torch.tensor([0, 1, 2])),
+        ValueError,
+        "one row per image",
+    ),
+    Case("more classes than there are", asked(torch.zeros(2, 4).long()), ValueError, "at most 3"),
+    Case("an unknown name", lambda _: class_index("zebrra"), ValueError, r"'zebra' \(340\)"),
+    Case("an ambiguous name", lambda _: class_index("crane"), ValueError, "say 'crane bird'"),
+    Case("an index for a name", lambda _: class_index(24), TypeError, "an index needs no"),
+    Case("a set of names", lambda _: class_index({"zebra"}), TypeError, "A set has no order"),
+    Case("a class that was not explained", plotted(targets=2), ValueError, "Ask for it with"),
+]
+
+MODELS = [
+    Case("the name of a model", asked(model="resnet18"), TypeError, "A function can be called in"),
+    Case("no images", asked(images=IMAGES[:0]), ValueError, "Pass at least one image"),
+    Case("images as an array", asked(images=IMAGES.numpy()), TypeError, "`torch.from_numpy`"),
+    Case("an image without a batch axis", asked(images=IMAGES[0]), ValueError, r"images\[None\]"),
+    Case("images of integers", asked(images=IMAGES.long()), TypeError, "images / 255"),
+    Case("a detached output", answering(Tensor.detach), SaliencyError, "returns the logits"),
+    Case(
+        "predictions in place of logits",
+        answering(lambda logits: logits.argmax(dim=1)),
+        SaliencyError,
+        "no logits found.*Pass `forward=lambda",
+    ),
+    Case("a model that returns nothing", answering(lambda _: None), SaliencyError, "`forward=lam"),
+    Case(
+        "a dict without logits",
+        answering(lambda logits: {"out": logits}),
+        SaliencyError,
+        "Pass `forward=lambda",
+    ),
+    Case(
+        "a map of logits (segmentation)",
+        answering(lambda logits: logits[..., None, None]),
+        SaliencyError,
+        "by a mean over positions",
+    ),
+    Case(
+        "logits of one image only",
+        answering(lambda logits: logits[:1]),
+        SaliencyError,
+        r"must have shape \(2, num_classes\)",
+    ),
+    Case(
+        "a custom function with no rule",
+        asked(model=Hidden()),
+        SaliencyError,
+        r"lightning_saliency.rules.declare\(function",
+    ),
+    Case(
+        "reentrant checkpoints",
+        asked(forward=lambda model, x: checkpoint(model, x, use_reentrant=True)),
+        SaliencyError,
+        "pass `use_reentrant=False`",
+    ),
+    Case("an unknown rule", asked(rules=("guided",)), ValueError, "must be among gradient, guided"),
+    Case("one rule as a word", asked(rules="gradient"), ValueError, r"tuple such as \('gradient',"),
+    Case("no rule", asked(rules=()), ValueError, "Choose from gradient"),
+    Case("chunks of nothing", asked(chunk_size=0), ValueError, "`None` takes all"),
+    Case(
+        "a rule that was not explained",
+        lambda _: explain(Net(), IMAGES)["gradient"],
+        KeyError,
+        r"rules=\('gradient',\)",
+    ),
+    Case(
+        "an unknown reduction",
+        lambda _: explain(Net(), IMAGES).maps("guided_backprop", "mean"),
+        ValueError,
+        "must be one of abs_max, max",
+    ),
+    Case("a plot of other images", plotted(images=IMAGES[:1]), ValueError, "that were explained"),
+    Case("a plot of image 9", plotted(image=9), IndexError, "must be from 0 to 1"),
+    Case(
+        "a function for `declare`",
+        lambda _: declare(Swish.apply, "activation"),
+        TypeError,
+        "not its `apply`",
+    ),
+    Case(
+        "a list as the callback's probe",
+        lambda _: SaliencyCallback([IMAGES]),
+        TypeError,
+        r"ProbeBatch\(images",
+    ),
+]
+
+# What can be explained, but perhaps not as its name promises: warnings.
+DOUBTS = [
+    Case(
+        "a model without a rectifier",
+        asked(model=nn.Sequential(nn.Conv2d(3, 2, 8), nn.Tanh(), nn.Flatten())),
+        SaliencyWarning,
+        "is the plain gradient",
+    ),
+    Case(
+        "weights that are NaN",
+        answering(lambda logits: logits * torch.nan),
+        SaliencyWarning,
+        "Look at the logits and the learning rate",
+    ),
+    Case(
+        "a batch norm without statistics",
+        asked(model=nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), Net())),
+        SaliencyWarning,
+        "Explain one image at a time",
+    ),
+]
+
+GROUPS = {
+    "Files and photos": FILES,
+    "Probes": PROBES,
+    "Classes": CLASSES,
+    "Models and arguments": MODELS,
+    "Doubts, told by a warning": DOUBTS,
+}
+CASES = [case for cases in GROUPS.values() for case in cases]
+
+
+def answer(case: Case, desk: Path) -> str:
+    """What a call raises or warns, in one line and without the folder of the test."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("error", SaliencyWarning)
+        torch.manual_seed(0)
+        with pytest.raises(case.error) as raised:
+            case.call(desk)
+    assert raised.type is case.error
+    told = str(raised.value).replace(f"{desk}/", "").replace(str(Path.cwd()), "/home/you")
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(told.split()))
+
+
+def table(desk: Path) -> str:
+    """All of them, in the words that users read."""
+    lines = [
+        "# Errors and what to do",
+        "",
+        "What bad input is answered with. `TypeError`: a wrong type or dtype; `ValueError`: a",
+        "wrong shape or value; `SaliencyError`: a model that cannot be explained. A message names",
+        "the argument, what is required, what was got and the remedy. Each row is a test in",
+        "[`test_bad_input.py`](../tests/docs/test_bad_input.py); running that file writes this one.",
+    ]
+    for title, cases in GROUPS.items():
+        lines += ["", f"## {title}", "", "| given | raised | with |", "|---|---|---|"]
+        for case in cases:
+            told = answer(case, desk).replace("|", "\\|")
+            lines.append(f"| {case.what} | `{case.error.__name__}` | {told} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_of_errors_has_a_row_for_each():
+    """What other packages say in a message changes with their versions; ours is compared."""
+    rows = [line.split(" | ", 2) for line in PAGE.read_text().splitlines() if " | `" in line]
+    assert [row[0].removeprefix("| ") for row in rows] == [case.what for case in CASES]
+    for case, (_, error, told) in zip(CASES, rows, strict=True):
+        assert error == f"`{case.error.__name__}`"
+        assert re.search(case.says, told), f"{case.what}: run tests/docs/test_bad_input.py"
+
+
+def test_there_are_more_than_fifty():
+    assert len({case.what for group in GROUPS.values() for case in group}) > 50
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
+def test_each_bad_input_is_told_what_to_do(case: Case, desk: Path):
+    assert re.search(case.says, answer(case, desk))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        PAGE.write_text(table(lay_out(Path(folder))))

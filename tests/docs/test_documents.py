@@ -1,0 +1,192 @@
+"""What the documents say runs: their examples, and each row of the table for FlashTorch's users."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from paths import REPOSITORY
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+from torchvision.models import resnet18
+
+from lightning_saliency.attribution import rules
+
+DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+PACKAGE = REPOSITORY / "lightning_saliency"
+FLASHTORCH, README = REPOSITORY / "docs/flashtorch.md", REPOSITORY / "README.md"
+
+
+def blocks(path: Path) -> list[str]:
+    """The Python in a document."""
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.M | re.S)
+
+
+def links(path: Path) -> Iterator[str]:
+    """The files of the repository that a document points to."""
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+        if "://" not in target:
+            yield target
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_examples_in_the_documents_run(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rules, "_declared", {})
+    examples = "\n".join(block for block in blocks(path) if ">>>" in block)
+    test = doctest.DocTestParser().get_doctest(examples, {}, path.name, str(path), 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("path", [*DOCS, README], ids=lambda path: path.name)
+def test_what_the_documents_link_to_is_there(path: Path):
+    for target in links(path):
+        assert (path.parent / target).exists(), target
+
+
+def test_each_room_is_in_the_table_of_contributing():
+    told = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(re.findall(r"^\| `([a-z]+)/`", told, flags=re.M))
+
+
+def test_each_dependency_is_imported():
+    told = (REPOSITORY / "pyproject.toml").read_text()
+    (listed,) = re.findall(r"^dependencies = \[(.*?)^\]", told, flags=re.M | re.S)
+    names = {name.replace("-", "_") for name in re.findall(r'"([a-z-]+)', listed)}
+    sources = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", sources, flags=re.M))
+    assert names - {"pillow"} | {"PIL"} <= imported
+
+
+def test_spellings_that_no_graph_can_tell():
+    """As `docs/rules.md` says: each is the ReLU or the SiLU, and none is seen."""
+    (spellings,) = (b for b in blocks(REPOSITORY / "docs/rules.md") if "torch.maximum" in b)
+    for line in spellings.splitlines():
+        x = torch.tensor([-2.0, 0.5, 3.0], requires_grad=True)
+        y = eval(line, {"torch": torch, "x": x})
+        torch.testing.assert_close(y, F.silu(x) if "sigmoid" in line else F.relu(x))
+        assert rules.Graph(y, x).coverage.followed == 0, line
+
+
+# --- README
+
+
+def section(title: str) -> str:
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", README.read_text(), flags=re.M | re.S)
+    return found
+
+
+def test_the_photos_of_the_readme_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (code,) = re.findall(r"^```python\n(.*?)^```", section("Photos"), flags=re.M | re.S)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 240, 3), dtype=np.uint8)
+    for name in ("cat.jpg", "cup.jpg"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models, "resnet50", lambda weights: resnet18())  # no download
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["targets"].tolist() == [285, 967]
+    assert (tmp_path / "maps.pdf").stat().st_size > 10_000
+    assert len(names["figure"].axes) == 8
+
+
+@pytest.mark.parametrize(
+    "package", ["Captum", "pytorch-grad-cam", "FlashTorch", "tf-explain", "FoXAI"]
+)
+def test_how_it_differs_has_tests_under_the_name_of_each_package(package: str):
+    assert f"| [{package}]" in section("How it differs")
+    tests = (REPOSITORY / "tests/attribution/test_neighbours.py").read_text()
+    prefix = f"def test_{package.lower().replace('-', '_')}"
+    assert tests.count(prefix) >= 3
+
+
+# --- coming from FlashTorch
+
+
+def rows() -> list[tuple[str, str]]:
+    lines = [line.strip("| \n").split(" | ") for line in FLASHTORCH.read_text().splitlines()]
+    return [(line[0], line[1]) for line in lines if len(line) == 2][1:]
+
+
+class Ten(nn.Module):
+    """A thousand logits, as ImageNet has, of ten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 10, 7, stride=4), nn.Linear(10, 1000)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(images).relu().mean(dim=(2, 3)))
+
+
+@pytest.fixture(scope="module")
+def after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every name that the rows of the table define, run in order."""
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (240, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    names: dict[str, Any] = {"path": path, "model": Ten(), "device": device}
+    exec(blocks(FLASHTORCH)[0], names)
+    for theirs, ours in rows():
+        if ours == "not here":
+            assert "GradientAscent" in theirs
+        else:
+            exec(ours.strip("`"), names)
+    return names
+
+
+def test_the_table_has_a_row_for_each_call_of_flashtorch():
+    told = " ".join(theirs for theirs, _ in rows())
+    calls = ("load_image", "apply_transforms", "denormalize", "ImageNetIndex", "Backprop(model)")
+    calls += ("guided=True", "take_max=True", "use_gpu=True", "visualize", "standardize_and_clip")
+    for call in (*calls, "format_for_plotting", "GradientAscent"):
+        assert call in told
+
+
+def test_photos_are_prepared_as_by_flashtorch(after: dict[str, Any]):
+    expected = transforms.Compose(
+        [
+            *(transforms.Resize(224), transforms.CenterCrop(224), transforms.ToTensor()),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )(Image.open(after["path"]).convert("RGB"))
+    torch.testing.assert_close(after["images"][0], expected)
+    torch.testing.assert_close(after["probe"].images, after["images"])
+    pixels = transforms.functional.to_tensor(
+        transforms.functional.center_crop(transforms.functional.resize(after["photo"], 224), 224)
+    )
+    torch.testing.assert_close(after["shown"][0], pixels)
+
+
+def test_gradients_have_the_shapes_of_flashtorch(after: dict[str, Any]):
+    assert after["target"] == 24
+    assert after["gradient"].shape == after["guided"].shape == (3, 224, 224)
+    assert after["largest"].shape == (1, 224, 224)
+    torch.testing.assert_close(after["largest"], after["guided"].amax(dim=0, keepdim=True))
+    assert after["pixels"].shape == (224, 224, 3)
+    assert len(after["figure"].axes) == 4
+
+
+def test_the_plain_gradient_is_autograd_s(after: dict[str, Any]):
+    leaf = after["images"].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(after["model"].cpu()(leaf)[0, 24], leaf)
+    torch.testing.assert_close(after["gradient"].cpu(), expected[0])
+
+
+def test_clipping_is_that_of_flashtorch_but_for_the_mean(after: dict[str, Any]):
+    gradient = after["gradient"]
+    theirs = (0.1 * (gradient - gradient.mean()) / gradient.std() + 0.5).clamp(0, 1)
+    torch.testing.assert_close(after["clipped"], theirs, rtol=0, atol=0.05)

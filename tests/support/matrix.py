@@ -1,0 +1,434 @@
+"""Every kind of run that must not notice that it is observed.
+
+`python tests/support/neutrality.py` runs them all and writes `docs/neutrality.md`.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from pytorch_lightning.loggers.logger import Logger
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_saliency import (
+    AttentionCheck,
+    ProbeBatch,
+    Reference,
+    SaliencyCallback,
+)
+from lightning_saliency.attribution import passes
+from lightning_saliency.callback.checking import Checking
+from lightning_saliency.isolation.rng import random_streams_kept
+
+CLASSES = 4
+
+
+class Shapes(Dataset[tuple[Tensor, int]]):
+    """Bright squares in one of four corners on noise, augmented by three random streams."""
+
+    def __init__(self, count: int, *, augment: bool) -> None:
+        generator = torch.Generator().manual_seed(count)
+        self.targets = torch.randint(CLASSES, (count,), generator=generator).tolist()
+        self.images = torch.randn(count, 3, 12, 12, generator=generator)
+        self.augment = augment
+        for image, target in zip(self.images, self.targets, strict=True):
+            y, x = divmod(target, 2)
+            image[:, y * 6 : y * 6 + 6, x * 6 : x * 6 + 6] += 1
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.images[index].clone()
+        if self.augment:
+            image += 0.1 * torch.randn(image.shape)
+            image *= float(np.random.uniform(0.9, 1.1))
+            if random.random() < 0.5:
+                image = image.roll(1, dims=2)
+        return image, self.targets[index]
+
+
+class Touchy(pl.LightningModule):
+    """All that a careless observer disturbs: dropout, a frozen norm, a buffer that counts calls."""
+
+    def __init__(self, *, compiled: str = "", checkpointed: str = "") -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(8 * 9, CLASSES)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        self.checkpointed = checkpointed
+        if compiled == "in place":
+            self.conv2.compile(backend="aot_eager")
+        elif compiled == "attribute":
+            self.conv2 = torch.compile(self.conv2, backend="aot_eager")
+        elif compiled == "method":
+            self.features = torch.compile(self.features, backend="aot_eager")
+
+    def features(self, images: Tensor) -> Tensor:
+        x = F.relu(self.norm1(self.conv1(images)), inplace=True)
+        return F.relu(self.norm2(self.conv2(x)) + x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        if self.checkpointed:
+            x = checkpoint(self.features, images, use_reentrant=self.checkpointed == "reentrant")
+        else:
+            x = self.features(images)
+        return self.head(self.dropout(F.max_pool2d(x, 4).flatten(1)))
+
+    def on_train_epoch_start(self) -> None:
+        self.norm1.eval()  # frozen in an otherwise training module
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels)
+        self.log("loss", loss)
+        return loss
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        return self.loss(batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        images, labels = batch
+        self.log("val_acc", (self(images).argmax(dim=1) == labels).float().mean())
+
+    def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, labels = batch
+        self.log("test_acc", (self(images).argmax(dim=1) == labels).float().mean())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
+
+
+class Manual(Touchy):
+    """Two optimizers by hand, each toggled, the second every other batch."""
+
+    automatic_optimization = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        for number, optimizer in enumerate(self.optimizers()):
+            if number and index % 2:
+                continue
+            self.toggle_optimizer(optimizer)
+            loss = self.loss(batch)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        body = [*self.conv1.parameters(), *self.conv2.parameters()]
+        return [torch.optim.SGD(body, lr=0.05), torch.optim.Adam(self.head.parameters(), lr=0.01)]
+
+
+class Talkative(Touchy):
+    """Logs in its forward pass, and keeps what it has seen in attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+        self.passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.log("brightness", images.mean())
+        self.seen.append(float(images.mean()))
+        self.passes += 1
+        return super().forward(images)
+
+
+class Held(Logger):
+    """Keeps every scalar in memory, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scalars: list[tuple[int | None, str, float]] = []
+
+    name = "held"
+    version = 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to keep."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        ours = {k: v for k, v in metrics.items() if not k.startswith("saliency")}
+        self.scalars += [(step, name, float(value)) for name, value in sorted(ours.items())]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of run: what the trainer, the module and the callback are made of."""
+
+    trainer: dict[str, Any] = field(default_factory=dict)
+    module: Callable[[], Any] = Touchy
+    callback: dict[str, Any] = field(default_factory=dict)
+    before: Callable[[], list[pl.Callback]] = list  # callbacks that come before ours
+    after: Callable[[], list[pl.Callback]] = list
+    second: dict[str, Any] | None = None  # what a second callback of ours is made of
+    validate: bool = True  # whether a validation loader is passed
+    checked: bool = False  # by a check that fails at the end of every epoch
+    seen: bool = True  # whether there is anything to observe
+    doing: str = "fit"  # or what else the trainer does
+
+
+def probe() -> ProbeBatch:
+    corner = torch.zeros(4, 12, 12, dtype=torch.bool)
+    corner[:, :6, :6] = True
+    return ProbeBatch.from_dataset(Shapes(16, augment=False), count=4, masks={"corner": corner})
+
+
+@cache
+def failing_check() -> AttentionCheck:
+    """A check that every run fails, at the end of every epoch, and that is confirmed each time."""
+    with tempfile.TemporaryDirectory() as folder, random_streams_kept():
+        run(Row({"max_epochs": 1}), Path(folder), observed=True)
+        reference = Reference.from_runs([next(Path(folder).rglob("run.json")).parent])
+    # One good run can only be warned of; that a map has nothing in the corner cannot be.
+    return AttentionCheck(reference, require=["corner.share <= 0"], start_after="val_acc>=0")
+
+
+class Counted(SaliencyCallback):
+    """Counts what it has seen, for a run that is never observed is never disturbed either."""
+
+    observations = 0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        session = self._session
+        session._observe = self._counting(session._observe)
+
+    def _counting(self, observe: Any) -> Any:
+        def counted(*args: Any) -> None:
+            observe(*args)
+            self.observations += 1
+
+        return counted
+
+
+@contextmanager
+def counting_confirmations() -> Iterator[list[None]]:
+    """Note every failure of a check that was confirmed."""
+    confirmed: list[None] = []
+    act_on = Checking._act_on
+
+    def noted(self: Checking, verdict: Any, *args: Any) -> None:
+        if verdict.outcome == "fail" and verdict.occluded is not None:
+            confirmed.append(None)
+        act_on(self, verdict, *args)
+
+    with mock.patch.object(Checking, "_act_on", noted):
+        yield confirmed
+
+
+def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[str, Any], int]:
+    """Train; return everything that another run could differ in, and how often it was observed."""
+    if row.checked and observed:
+        ours["check"] = failing_check()
+    pl.seed_everything(7)
+    held = Held()
+    shared = {"probe": probe(), "tile_size": 24, **row.callback, **ours}
+    wanted = [{}] if row.second is None else [{}, row.second]
+    watchers = [Counted(**{**shared, **own}) for own in wanted if observed]
+    defaults: dict[str, Any] = {"max_epochs": 3, "enable_checkpointing": False}
+    trainer = pl.Trainer(
+        **{**defaults, **row.trainer},
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=folder,
+        logger=held,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*row.before(), *watchers, *row.after()],
+    )
+    module = row.module()
+    train = DataLoader(Shapes(40, augment=True), batch_size=8, shuffle=True)
+    val = DataLoader(Shapes(16, augment=True), batch_size=8) if row.validate else None
+    with counting_confirmations() as confirmed:
+        if row.doing == "fit":
+            trainer.fit(module, train, val)
+        else:
+            getattr(trainer, row.doing)(module, val, verbose=False)
+    left = run_state(trainer, module)
+    expected = 0 if ours.get("on_error") == "warn" else trainer.max_epochs  # where all is to fail
+    if row.checked and len(confirmed) != expected * len(watchers):
+        raise AssertionError("not checked at the end of every epoch")
+    return {**left, "scalars": held.scalars}, sum(w.observations for w in watchers)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a kind of run went beside the same without the callback."""
+
+    times: int  # that it was observed
+    observed: list[str]  # where the two differ
+    failing: list[str]  # where they differ when every observation fails
+
+    @property
+    def words(self) -> str:
+        seen = f"bitwise the same, observed {self.times} times" if not self.observed else "differs"
+        return f"{seen}; {'bitwise the same' if not self.failing else 'differs'} when it fails"
+
+
+def judge(row: Row, folder: Path) -> Verdict:
+    """Train three times: without the callback, with it, and with every observation failing."""
+    alone, _ = run(row, folder, observed=False)
+    observed, times = run(row, folder, observed=True)
+    with failing_observations() as failures:
+        broken, _ = run(row, folder, observed=True, on_error="warn")
+    if bool(failures) != row.seen:
+        raise AssertionError(f"{len(failures)} observations failed, where they were to")
+    return Verdict(times, differences(alone, observed), differences(alone, broken))
+
+
+@contextmanager
+def failing_observations() -> Iterator[list[None]]:
+    """Let every observation fail after its forward pass, with random numbers drawn by then."""
+    failures: list[None] = []
+
+    def fail(*_: object) -> None:
+        failures.append(None)
+        torch.rand(3)
+        np.random.rand(3)
+        raise RuntimeError("injected")
+
+    with mock.patch.object(passes, "Graph", fail):
+        yield failures
+
+
+def run_state(trainer: Any, module: Any) -> dict[str, Any]:
+    """Everything that an observed run could differ in from the same run, not observed."""
+    ours = "saliency"
+    return {
+        "weights and buffers": {k: v.detach().clone() for k, v in module.state_dict().items()},
+        "optimizer state": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "schedulers": [s.scheduler.state_dict() for s in trainer.lr_scheduler_configs],
+        "callback metrics": _numbers(trainer.callback_metrics, but=ours),
+        "logged metrics": _numbers(trainer.logged_metrics, but=ours),
+        "torch RNG": torch.get_rng_state(),
+        "numpy RNG": np.random.get_state(),  # with the position in the stream
+        "python RNG": random.getstate(),
+        "modes": [m.training for m in module.modules()],
+        "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+        "requires_grad": [p.requires_grad for p in module.parameters()],
+        "attributes": {name: sorted(m.__dict__) for name, m in module.named_modules()},
+        "kept values": (getattr(module, "seen", None), getattr(module, "passes", None)),
+        "hooks": {name: _hooks(m) for name, m in module.named_modules()},
+        "grad mode": torch.is_grad_enabled(),
+    }
+
+
+def _numbers(metrics: Any, *, but: str) -> dict[str, float]:
+    return {name: float(v) for name, v in metrics.items() if not name.startswith(but)}
+
+
+def _hooks(module: torch.nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for kind in kinds)
+
+
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """The places where two results are not bitwise the same."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        same = first.dtype == second.dtype and first.shape == second.shape
+        return [] if same and _bits(first) == _bits(second) else [where]
+    if isinstance(first, np.ndarray):
+        return [] if np.array_equal(first, second) else [where]
+    if isinstance(first, dict) and first.keys() == second.keys():
+        return [d for key in first for d in differences(first[key], second[key], f"{where}/{key}")]
+    if isinstance(first, list | tuple) and len(first) == len(second):
+        pairs = enumerate(zip(first, second, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{where}[{i}]")]
+    return [] if type(first) is type(second) and (first == second or first != first) else [where]
+
+
+def _bits(tensor: Tensor) -> bytes:
+    return bytes(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def _ema() -> list[pl.Callback]:
+    return [EMAWeightAveraging(decay=0.9)]
+
+
+def _swa() -> list[pl.Callback]:
+    return [StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)]
+
+
+ROWS: dict[str, Row] = {
+    "plain": Row(),
+    "no validation loop": Row(validate=False),
+    "val_check_interval=0.4": Row({"val_check_interval": 0.4}),
+    "check_val_every_n_epoch=2": Row({"check_val_every_n_epoch": 2}),
+    "max_steps in mid-epoch": Row({"max_steps": 7, "max_epochs": -1}),
+    "accumulation over the epoch end": Row({"accumulate_grad_batches": 3}),
+    "accumulation, observed in its middle": Row(
+        {"accumulate_grad_batches": 2}, callback={"every_n_train_steps": 1}
+    ),
+    "gradient clipping": Row({"gradient_clip_val": 0.1}),
+    "manual optimization, two toggled optimizers": Row(module=Manual),
+    "every_n_train_steps=2": Row(callback={"every_n_train_steps": 2}),
+    "fast_dev_run": Row({"fast_dev_run": 2}),
+    "no sanity check": Row({"num_sanity_val_steps": 0}),
+    "limit_val_batches=0": Row({"limit_val_batches": 0}),
+    "limit_train_batches=0": Row({"limit_train_batches": 0}, seen=False),
+    "overfit_batches=2": Row({"overfit_batches": 2}),
+    "a probe of its own choice": Row(callback={"probe": None}),
+    "a check that fails at every epoch's end, confirmed by hiding what grew": Row(checked=True),
+    "the same in bf16-mixed": Row({"precision": "bf16-mixed"}, checked=True),
+    "keep=2": Row(callback={"keep": 2}),
+    "record=False": Row(callback={"record": False}),
+    "one image a forward pass": Row(callback={"chunk_size": 1}),
+    "plain gradient": Row(callback={"rule": "gradient", "targets": "top3"}),
+    "deterministic": Row({"deterministic": True}),
+    "anomaly detection": Row({"detect_anomaly": True}),
+    "EarlyStopping and ModelCheckpoint": Row(
+        {"enable_checkpointing": True},
+        after=lambda: [EarlyStopping("val_acc", mode="max"), ModelCheckpoint(monitor="val_acc")],
+    ),
+    "weight averaging before": Row(before=_ema),
+    "weight averaging after": Row(after=_ema),
+    "stochastic weight averaging": Row(after=_swa),
+    "two callbacks": Row(second={"name": "saliency_too", "rule": "deconvnet"}),
+    "validate alone": Row(doing="validate"),
+    "test alone": Row(doing="test"),
+    "16-mixed (bf16-mixed, as Lightning has it on a CPU)": Row({"precision": "16-mixed"}),
+    "bf16-mixed": Row({"precision": "bf16-mixed"}),
+    "bf16-true": Row({"precision": "bf16-true"}),
+    "16-true": Row({"precision": "16-true"}),
+    "64-true": Row({"precision": "64-true"}),
+    "a forward pass that logs and remembers": Row(module=Talkative),
+    "compiled in place": Row(module=lambda: Touchy(compiled="in place")),
+    "a compiled attribute": Row(module=lambda: Touchy(compiled="attribute")),
+    "a compiled method": Row(module=lambda: Touchy(compiled="method")),
+    "compiled as a whole": Row(module=lambda: torch.compile(Touchy(), backend="aot_eager")),
+    "activation checkpointing": Row(module=lambda: Touchy(checkpointed="not reentrant")),
+    "reentrant checkpointing, which cannot be observed": Row(
+        module=lambda: Touchy(checkpointed="reentrant"), callback={"on_error": "warn"}
+    ),
+}

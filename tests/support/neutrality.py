@@ -1,0 +1,129 @@
+"""Try every kind of run and every fault, and write `docs/neutrality.md`.
+
+python tests/support/neutrality.py          # about two minutes
+python tests/support/neutrality.py --print  # to the terminal only
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from faults import COLUMNS, FAULTS, LOGGED, cells
+from matrix import ROWS, judge
+from paths import DOCS
+
+PAGE = DOCS / "neutrality.md"
+
+HEAD = """# A run is left as it was
+
+A run with the callback ends bit for bit as the same run without it. This page is written by
+`python tests/support/neutrality.py`; the test suite asks the same and prints the first table.
+
+## Kinds of run
+
+The network has dropout, two batch norms, one of them frozen, a buffer that changes in every
+forward pass, and data that are augmented by the random streams of torch, numpy and Python. Each
+row trains it three times: without the callback; with it; and with every observation failing
+half-way, under `on_error="warn"`. **Same** means bitwise: weights, buffers, optimizers, schedulers,
+metrics, logged scalars, the random streams with their positions, modes, gradients, `requires_grad`,
+hooks and attributes. Each run is recorded and measured; where the row says so, also checked.
+
+| kind of run | observations | observed | failing |
+|---|---|---|---|
+"""
+
+FAULTS_HEAD = """
+## Faults
+
+Each fault strikes at the end of the first epoch, which is observed and then fails a check, twice:
+under `on_error="raise"`, which ends the run, beside a run without the callback that ends at that
+moment; and under `on_error="warn"`, beside a run without the callback. A tick says that this part
+of the run is bitwise the same in both. *Logged before*: the earlier pictures and the record are
+whole, and no half-written file is left. Besides these, the test suite lets each single call fail
+once that an observation makes, and that a check makes which fails and is confirmed.
+
+"""
+
+TAIL = """
+## What this does not cover
+
+- **`max_time`** counts the time of observations, so such a run may end earlier. All else holds.
+- **16-mixed** on a CPU is turned into bf16-mixed by Lightning. On a GPU the callback never touches
+  the gradient scaler. `python benchmarks/gpu_check.py` tries precision × strategy × compile there.
+- **Several processes.** Under DDP and FSDP2, two processes on a CPU, weights, optimizer, metrics
+  and random streams are the same too (`tests/runs/test_distributed.py`); one of them writes the record,
+  and both come to one verdict, though metrics may differ from one to the other. Before and after
+  the passes of an observation the ranks tell each other whether they are well, so that an error on
+  one is an error on all. *Inside* a pass of a sharded model this cannot be: each layer needs all
+  ranks, and the others wait for one that failed for as long as the timeout of the process group.
+  So `on_error="warn"` is refused there.
+- **A logger that draws random numbers in a thread of its own** does so whenever it likes.
+- **A random generator that a dataset owns** and keeps out of sight. Reading a probe of a dataset
+  gives generators back that are attributes of the dataset, of what it is a `Subset` of, of its
+  transforms or of the `collate_fn`; those in lists or closures are not found. Pass
+  `probe=ProbeBatch(images, labels)` then.
+- **Memory.** When an observation does not fit, the number of images in a pass is halved until it
+  does, with a warning; under a sharded strategy it is an error that says which `chunk_size` to set.
+- A failure while the probe is chosen and the model is tried, before the first step, is an error in
+  any case: nothing is lost yet. Outside of training (`validate`, `test`) any failure is a warning,
+  for the metrics are what was asked for.
+"""
+
+
+def kinds_of_run() -> Iterator[str]:
+    for name, row in ROWS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            verdict = judge(row, Path(folder))
+        observed, failing = (_word(found) for found in (verdict.observed, verdict.failing))
+        yield f"| {name} | {verdict.times} | {observed} | {failing if row.seen else '–'} |"
+
+
+def _word(different: list[str]) -> str:
+    return "**differs**: " + ", ".join(different) if different else "same"
+
+
+def faults() -> Iterator[str]:
+    columns = (*COLUMNS, LOGGED)
+    yield f"| fault | {' | '.join(columns)} |"
+    yield "|---" * (1 + len(columns)) + "|"
+    for name, fault in FAULTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            kept = cells(fault, Path(folder))
+        yield f"| {name} | {' | '.join('✓' if kept[c] else '**no**' for c in columns)} |"
+
+
+def page() -> Iterator[str]:
+    yield HEAD
+    for line in kinds_of_run():
+        yield line + "\n"
+    yield FAULTS_HEAD
+    for line in faults():
+        yield line + "\n"
+    yield TAIL
+    versions = f"torch {torch.__version__}, pytorch-lightning {pl.__version__}"
+    yield f"\nWritten with {versions}, Python {platform.python_version()}, on a CPU.\n"
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    written = []
+    for part in page():
+        print(part, end="", flush=True)
+        written.append(part)
+    if "--print" not in sys.argv[1:]:
+        PAGE.write_text("".join(written))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Runs as they would be recorded, made up: good ones, and ones that look elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.functional.measures import profiles, share
+from lightning_saliency.record.observation import Measured, Observation, Snapshot
+from lightning_saliency.record.run import RunInfo
+from lightning_saliency.record.writer import RunWriter
+
+IMAGES, SIDE = 6, 16
+CLASSES = ("cat", "dog", "cow")
+FINGERPRINT = "f" * 64
+RULE = "guided_backprop"
+
+
+def masks() -> dict[str, Tensor]:
+    """The object in the middle, a mark in the top left corner."""
+    middle = torch.zeros(IMAGES, SIDE, SIDE, dtype=torch.bool)
+    middle[:, 4:12, 4:12] = True
+    corner = torch.zeros_like(middle)
+    corner[:, :4, :4] = True
+    return {"object": middle, "mark": corner}
+
+
+def label_maps(seed: int, *, on_mark: float) -> Tensor:
+    """Squared gradients ``(N, H, W)`` on the object, but for ``on_mark`` of their mass."""
+    noise = torch.rand(IMAGES, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    regions = masks()
+    parts = {"object": 0.9 - on_mark, "mark": on_mark}
+    maps = 0.1 * noise / noise.sum(dim=(1, 2), keepdim=True)
+    for name, part in parts.items():
+        inside = noise * regions[name]
+        maps = maps + part * inside / inside.sum(dim=(1, 2), keepdim=True)
+    return maps
+
+
+def observation(
+    seed: int = 0, *, step: int = 9, epoch: int = 1, on_mark: float = 0.02, **changed: Any
+) -> Observation:
+    maps = label_maps(seed, on_mark=on_mark)
+    shares = {name: share(maps, mask) for name, mask in masks().items()}
+    peaks = maps.amax(dim=(1, 2), keepdim=True)
+    measured = Measured(
+        classes=torch.arange(IMAGES) % len(CLASSES),
+        probabilities=torch.full((IMAGES,), 0.9),
+        maps=(maps / peaks).half(),
+        profiles=profiles(maps),
+        shares=shares,
+    )
+    shown = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    told: dict[str, Any] = {
+        "step": step,
+        "caption": f"epoch {epoch}",
+        "targets": torch.arange(3).expand(IMAGES, 3).contiguous(),
+        "probabilities": torch.full((IMAGES, 3), 1 / 3),
+        "predicted": None,
+        "maps": {RULE: (shown / shown.abs().amax(dim=(-2, -1), keepdim=True)).half()},
+        "peaks": {RULE: torch.ones(IMAGES, 3)},
+        "epoch": epoch,
+        "fingerprint": FINGERPRINT,
+        "measured": measured,
+        "measures": {f"{name}.share": float(values.mean()) for name, values in shares.items()},
+    }
+    told |= changed
+    for name in ("maps", "peaks"):  # of one rule, which need not be named
+        told[name] = {RULE: told[name]} if isinstance(told[name], Tensor) else told[name]
+    snapshot = Snapshot(**{field.name: told.pop(field.name) for field in fields(Snapshot)})
+    return Observation(snapshot, **told)
+
+
+def info(**changed: Any) -> RunInfo:
+    told: dict[str, Any] = {
+        "name": "saliency",
+        "fingerprint": FINGERPRINT,
+        "images": tuple(f"image {i}" for i in range(IMAGES)),
+        "labels": tuple((i % len(CLASSES),) for i in range(IMAGES)),
+        "class_names": CLASSES,
+        "areas": {name: float(mask.float().mean()) for name, mask in masks().items()},
+        "settings": {"rule": "guided_backprop"},
+        "versions": {"torch": "2.6"},
+        "commit": "0" * 40,
+        "seed": 1,
+        "started": "2026-01-01T00:00:00+00:00",
+    }
+    return RunInfo(**told | changed)
+
+
+def photos() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (IMAGES, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
+
+
+def record(
+    folder: Path,
+    seed: int = 0,
+    *,
+    on_mark: float = 0.02,
+    metrics: dict[str, float] | None = None,
+    finished: bool = True,
+    changed: dict[str, Any] | None = None,
+    told: dict[str, Any] | None = None,
+) -> Path:
+    """Record a run of two observations; return its log folder."""
+    writer = RunWriter(folder / "saliency")
+    writer.begin(info(seed=seed, **told or {}), photos(), after=-1)
+    writer.add(observation(100 + seed, step=0, epoch=-1, on_mark=0.1, caption="untrained"))
+    writer.add(observation(seed, on_mark=on_mark, **changed or {}))
+    writer.end(metrics or {"val_acc": 0.93}, finished=finished)
+    return folder
