@@ -133,6 +133,19 @@ def test_explaining_loads_no_trainer_and_no_pictures():
     assert not heavy(found, "matplotlib", "torchvision", *LIGHTNING, *SEEN_BY_NOBODY)
 
 
+def test_importing_adds_little_to_importing_torch():
+    """The fastest of three processes, for a machine that has other things to do as well."""
+    script = (
+        "import time, torch, numpy\n"
+        "begun = time.perf_counter()\n"
+        "from lightning_saliency import explain, ProbeBatch, AttentionCheck, Reference\n"
+        "print(time.perf_counter() - begun)\n"
+    )
+    command = [sys.executable, "-c", script]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
+    assert min(float(done.stdout) for done in runs) < 0.3
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["check", "x", "y"], []])
 def test_the_command_line_loads_no_trainer(arguments):
     run = (

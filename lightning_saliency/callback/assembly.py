@@ -13,8 +13,8 @@ from lightning_saliency.callback.publisher import Publisher
 from lightning_saliency.callback.trainer import (
     Trainer,
     callable_model,
-    in_precision_of,
     run_folder,
+    wrap_forward,
 )
 from lightning_saliency.check.attention import AttentionCheck
 from lightning_saliency.draw.canvas import sharp_size
@@ -42,7 +42,7 @@ def build_observer(
         ValueError: Targets that the module or the probe does not know, or a requirement on a
             region that the probe has no mask of.
     """
-    forward = in_precision_of(trainer, options.forward)
+    forward = wrap_forward(trainer, options.forward)
     with ranks.synchronized("trying the model on an image of the probe"):
         classes = count_classes(callable_model(trainer, pl_module), probe.images, forward)
     targets = choose_targets(

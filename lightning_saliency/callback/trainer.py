@@ -54,13 +54,13 @@ def build_ranks(trainer: Trainer) -> Ranks:
 
 
 def callable_model(trainer: Trainer, pl_module: Any) -> Any:
-    """What to call for a forward pass: FSDP's first version gathers weights in its wrapper only."""
+    """What to call for a forward pass: FSDP 1 gathers weights only in its wrapper."""
     fsdp = class_name_among(trainer.strategy, ("FSDPStrategy",))
     return trainer.strategy.model if fsdp else pl_module
 
 
-def in_precision_of(trainer: Trainer, forward: Forward | None) -> Forward:
-    """The forward pass under the trainer's own precision."""
+def wrap_forward(trainer: Trainer, forward: Forward | None) -> Forward:
+    """Make a forward pass that runs in the trainer's own precision."""
     plugin = trainer.precision_plugin
 
     def in_precision(model: Any, images: Any) -> Any:
@@ -75,12 +75,12 @@ def current_step(trainer: Trainer) -> int:
     """The step at which Lightning logs the scalars of this moment."""
     try:
         return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
-    except AttributeError:  # private, so it may go; the optimizer steps are nearly the same
+    except AttributeError:  # private, so it may disappear; optimizer steps are nearly the same
         return int(trainer.global_step)
 
 
 def logged_metrics(trainer: Trainer, ours: Sequence[str]) -> dict[str, float]:
-    """What a run has logged, except for what callbacks named ``ours`` have."""
+    """What a run has logged, without the scalars of our callbacks, whose names are ``ours``."""
     found = {str(name): float(value) for name, value in trainer.callback_metrics.items()}
     prefixes = tuple(f"{name}/" for name in ours)
     return {name: value for name, value in found.items() if not name.startswith(prefixes)}

@@ -81,14 +81,14 @@ def test_early_stopping_and_checkpoints_can_follow_a_share(tmp_path):
             {"every_n_epochs": 3},
             lambda m: EarlyStopping(m),
             {},
-            "EarlyStopping looks at .* every epoch, more often than every 3 epochs",
+            "EarlyStopping looks at .* every epoch, more often than it is measured .every 3 epochs.",
             id="early-stopping-every-epoch",
         ),
         pytest.param(
             {"epochs": [0, 2]},
             lambda m: ModelCheckpoint(monitor=m),
             {},
-            r"ModelCheckpoint looks at .* more often than the epochs \[0, 2\]",
+            r"ModelCheckpoint looks at .* more often than it is measured .in the epochs \[0, 2\]",
             id="chosen-epochs",
         ),
         pytest.param(
