@@ -155,6 +155,9 @@ class SaliencyCallbackBase:
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the model."""
         self._session.release()
+        # Lightning gives every callback the `log` of the model, and with it the model itself.
+        for name in ("log", "log_dict"):
+            self.__dict__.pop(name, None)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Choose the probe and the classes, and observe the untrained model."""

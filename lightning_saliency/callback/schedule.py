@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from lightning_saliency.callback.trainer import Trainer
 from lightning_saliency.errors import SaliencyError
@@ -88,15 +88,34 @@ def check_monitors(trainer: Trainer, prefix: str, schedule: Schedule) -> None:
     """
     for callback in trainer.callbacks:
         monitor = getattr(callback, "monitor", None)
-        if not (isinstance(monitor, str) and monitor.startswith(prefix + "/")):
-            continue
-        looks = _looks_every(trainer, callback)
-        if looks is None or not _always_due(schedule, looks):
-            raise SaliencyError(
-                f"{type(callback).__name__} looks at {monitor!r} "
-                f"{_in_words(looks)}, more often than it is measured ({_observed_in_words(schedule)}). "
-                "Observe every epoch (`every_n_epochs=1`) and let the monitor look at epoch ends."
-            )
+        if _is_ours(monitor, prefix):
+            looks = _looks_every(trainer, callback)
+            _check_look(type(callback).__name__, monitor, looks, schedule)
+
+
+def check_schedulers(trainer: Trainer, prefix: str, schedule: Schedule) -> None:
+    """Refuse a learning rate scheduler, such as ``ReduceLROnPlateau``, likewise.
+
+    Raises:
+        SaliencyError: It names the scheduler and says how to make both agree.
+    """
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and _is_ours(config.monitor, prefix):
+            looks = int(config.frequency) if config.interval == "epoch" else None
+            _check_look(type(config.scheduler).__name__, config.monitor, looks, schedule)
+
+
+def _is_ours(monitor: object, prefix: str) -> TypeGuard[str]:
+    return isinstance(monitor, str) and monitor.startswith(prefix + "/")
+
+
+def _check_look(who: str, monitor: str, looks: int | None, schedule: Schedule) -> None:
+    if looks is None or not _always_due(schedule, looks):
+        raise SaliencyError(
+            f"{who} looks at {monitor!r} {_in_words(looks)}, more often than it is measured "
+            f"({_observed_in_words(schedule)}). Observe every epoch (`every_n_epochs=1`) and let "
+            f"{who} look at epoch ends."
+        )
 
 
 def _looks_every(trainer: Trainer, callback: Any) -> int | None:

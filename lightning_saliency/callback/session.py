@@ -11,7 +11,7 @@ from lightning_saliency.callback.checking import Checking
 from lightning_saliency.callback.default_probe import choose_probe
 from lightning_saliency.callback.options import Options
 from lightning_saliency.callback.publisher import Publisher
-from lightning_saliency.callback.schedule import Schedule
+from lightning_saliency.callback.schedule import Schedule, check_schedulers
 from lightning_saliency.callback.tolerance import Tolerance, in_turn, warn
 from lightning_saliency.callback.trainer import (
     Trainer,
@@ -94,6 +94,7 @@ class Session:
 
     def start(self, trainer: Trainer, pl_module: Any) -> None:
         """Choose the probe and the classes, and observe the untrained model."""
+        check_schedulers(trainer, self._options.name, self._schedule)
         self._prepare(trainer, pl_module)
         # A run that is resumed in mid-epoch does not begin the epoch again.
         self._epoch, self._steps_done = trainer.current_epoch, trainer.global_step
@@ -255,6 +256,8 @@ class Session:
                 on_epoch=True,
                 sync_dist=True,
                 logger=False,
+                # Lightning would otherwise look for it in the batch, and may not find one there.
+                batch_size=1 if self.probe is None else len(self.probe),
             )
 
     def _check(self, trainer: Trainer, pl_module: Any, *, last: bool) -> None:

@@ -30,6 +30,7 @@ class Trainer(Protocol):
     global_rank: int
     global_step: int
     is_global_zero: bool
+    lr_scheduler_configs: Sequence[Any]
     log_dir: str | None  # a collective: to be asked for on every rank
     loggers: Sequence[Any]
     precision_plugin: Any

@@ -1,0 +1,81 @@
+"""What a session gives back when a run is over, and how it gets on with unusual trainings."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from matrix import Touchy, probe
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from training import callback, fit, loader, make_module, seen
+
+from lightning_saliency import SaliencyCallback, SaliencyError
+
+
+def test_after_a_run_the_callback_holds_neither_model_nor_trainer(tmp_path):
+    ours = callback()
+    fit(tmp_path, ours)
+    assert not {"log", "log_dict"} & vars(ours).keys()
+    assert len(pickle.dumps(ours)) < 100_000
+    fit(tmp_path / "again", ours)  # Lightning gives them anew
+
+
+class FromAnIterator(Touchy):
+    """Takes the iterator over the batches, which Lightning then knows nothing of."""
+
+    def training_step(self, dataloader_iter: Any) -> torch.Tensor:
+        batch, _, _ = next(dataloader_iter)
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+def test_a_training_step_that_takes_the_iterator(tmp_path):
+    ours = SaliencyCallback(probe())
+    trainer = fit(tmp_path, ours, module=FromAnIterator(), validate=False)
+    assert "saliency/corner.share" in trainer.callback_metrics
+    assert seen(ours)[-1][0] == "epoch 1"
+
+
+def plateau(**options: Any) -> Any:
+    """A module whose learning rate follows a share that we measure."""
+    module = make_module(__import__("pytorch_lightning"))
+
+    def configure_optimizers() -> dict[str, Any]:
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        scheduler = ReduceLROnPlateau(optimizer, patience=0, threshold=1e9)
+        config = {"scheduler": scheduler, "monitor": "saliency/corner.share", **options}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    module.configure_optimizers = configure_optimizers
+    return module
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ({"every_n_epochs": 2}, {}, r"every epoch, more often than .* \(every 2 epochs\)"),
+        ({"epochs": [0, 3]}, {}, r"more often than it is measured \(in the epochs \[0, 3\]\)"),
+        ({}, {"interval": "step"}, "within an epoch, more often"),
+    ],
+    ids=["seldom", "listed", "steps"],
+)
+def test_a_plateau_that_looks_in_vain_is_refused_before_training(ours, theirs, message, tmp_path):
+    with pytest.raises(SaliencyError, match=f"^ReduceLROnPlateau looks at .*{message}"):
+        fit(tmp_path, SaliencyCallback(probe(), **ours), module=plateau(**theirs))
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_a_plateau_can_follow_a_share(validate: bool, tmp_path: Path):
+    module = plateau()
+    trainer = fit(tmp_path, SaliencyCallback(probe()), module=module, validate=validate)
+    # By the threshold no epoch is better than the one before, so that each divides the rate.
+    assert trainer.optimizers[0].param_groups[0]["lr"] < 0.1
+
+
+def test_a_plateau_that_looks_as_seldom_is_accepted(tmp_path):
+    module = plateau(frequency=2)
+    ours = SaliencyCallback(probe(), every_n_epochs=2)
+    fit(tmp_path, ours, module=module, train=loader(16), max_epochs=4)
