@@ -81,7 +81,7 @@ def test_early_stopping_and_checkpoints_can_follow_a_share(tmp_path):
             {"every_n_epochs": 3},
             lambda m: EarlyStopping(m),
             {},
-            "EarlyStopping looks at .* every epoch, more often than it is measured .every 3 epochs.",
+            "EarlyStopping looks at .* every epoch, more often than it is measured .every 3",
             id="early-stopping-every-epoch",
         ),
         pytest.param(

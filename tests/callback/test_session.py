@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from training import callback, fit, loader, make_module, seen
 
 from lightning_saliency import SaliencyCallback, SaliencyError
+from lightning_saliency.errors import SaliencyWarning
 
 
 def test_after_a_run_the_callback_holds_neither_model_nor_trainer(tmp_path):
@@ -79,3 +80,88 @@ def test_a_plateau_that_looks_as_seldom_is_accepted(tmp_path):
     module = plateau(frequency=2)
     ours = SaliencyCallback(probe(), every_n_epochs=2)
     fit(tmp_path, ours, module=module, train=loader(16), max_epochs=4)
+
+
+class TakesBatches(Touchy):
+    def forward(self, batch: Any) -> torch.Tensor:
+        images, labels = batch
+        return F.cross_entropy(super().forward(images), labels)
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        return self(batch)
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.log("val_loss", self(batch))
+
+
+class TakesNames(Touchy):
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs["pixel_values"])
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return F.cross_entropy(self(pixel_values=batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.loss(batch)
+
+
+class TakesLabels(Touchy):
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return super().forward(images)
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return F.cross_entropy(self(*batch), batch[1])
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.loss(batch)
+
+
+class TakesGrey(Touchy):
+    """Made for images of one channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(1, 8, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[1] != 1:
+            raise ValueError(f"one channel, please, not {images.shape[1]}")
+        return super().forward(images)
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return F.cross_entropy(self(batch[0][:, :1]), batch[1])
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.loss(batch)
+
+
+UNUSUAL = {
+    TakesBatches: lambda module, images: Touchy.forward(module, images),
+    TakesNames: lambda module, images: module(pixel_values=images),
+    TakesLabels: lambda module, images: module(images, None),
+    TakesGrey: lambda module, images: module(images[:, :1]),
+}
+
+
+@pytest.mark.parametrize("module", UNUSUAL, ids=lambda module: module.__name__)
+def test_a_module_that_is_called_otherwise_is_told_how_to_be_explained(module, tmp_path):
+    ours = {"probe": probe(), "targets": "label"}
+    message = (
+        rf"^trying {module.__name__} on an image of the probe, \(3, 12, 12\) torch.float32, failed"
+    )
+    with pytest.raises(SaliencyError, match=message) as raised:
+        fit(tmp_path / "refused", SaliencyCallback(**ours), module=module(), max_epochs=1)
+    assert "pass `forward=lambda model, images: …`" in str(raised.value)
+    with pytest.warns(SaliencyWarning, match="preparing to observe failed, training goes on: "):
+        trainer = fit(
+            tmp_path / "warned", SaliencyCallback(**ours, on_error="warn"), module=module()
+        )
+    assert trainer.current_epoch == 2
+    remedied = SaliencyCallback(**ours, forward=UNUSUAL[module])
+    fit(tmp_path / "remedied", remedied, module=module(), max_epochs=1)
+    assert [caption for caption, _ in seen(remedied)] == ["untrained", "epoch 0"]
+
+
+def test_a_mistake_in_an_argument_is_raised_as_it_is(tmp_path):
+    with pytest.raises(ValueError, match=r"^`targets` must be classes from 0 to 3"):
+        fit(tmp_path, SaliencyCallback(probe(), targets=[7]))
