@@ -38,7 +38,7 @@ def tell_how_to_view(run_folder: str, logdir: str | Path) -> None:
     print(f"    {tensorboard_command(logdir)}\n")
     print(f"and open\n\n    {ADDRESS}\n")
     print(
-        'The tab "Images" has one card per image, with a slider over the observations. To move all'
+        'The tab "Images" has one card per image, with a slider over the epochs. To move all cards'
     )
-    print('cards at once, open the tab "Time Series", tick "Link by step" in the settings on its')
-    print("right, and drag the vertical line in a chart.")
+    print('at once, open the tab "Time Series", tick "Link by step" in the settings on its right,')
+    print("and drag the vertical line in a chart.")

@@ -270,18 +270,6 @@ def test_explain_photo_names_what_is_wrong(
 # --- training
 
 
-def test_fit_digits_writes_its_pictures(
-    fit_digits: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    run(fit_digits, ["--epochs", "1", "--logdir", str(tmp_path)], monkeypatch)
-    assert "tensorboard --logdir" in capsys.readouterr().out
-    (events,) = tmp_path.glob("digits/version_0/events.*")
-    assert b"saliency/image 3" in events.read_bytes()
-
-
 def write_idx(folder: Path, *, packed: bool) -> None:
     """The four files of a tiny Fashion-MNIST."""
     generator = np.random.default_rng(0)
