@@ -21,7 +21,7 @@ from torchvision import transforms
 from weights import NETWORKS, Network, package_folder
 
 from lightning_saliency import Explanation, explain
-from lightning_saliency.draw.canvas import Tile, colorize, photo, sheet
+from lightning_saliency.draw.canvas import RowName, Tile, colorize, photo, sheet
 from lightning_saliency.functional.maps import strongest_channel
 from lightning_saliency.functional.text import percent
 from lightning_saliency.photos import read_photo, to_tensor
@@ -94,14 +94,14 @@ def explain_and_draw(
 ) -> tuple[str, Image.Image]:
     """Explain a photo by each of ``models``: as text, and as a picture with one row per model."""
     opened = read_photo(photo_path(name))
-    words, rows, titles = [], [], []
+    words, rows, names = [], [], []
     for network in (NETWORKS[model] for model in models):
         explanation = explain_photo(network, prepare(opened, network), target)
         words.append(describe(network, explanation))
         rows.append(draw_row(prepare(opened), explanation))
-        titles.append(network.title)
+        names.append(RowName(network.title))
     foot = "the brighter, the more the logit depends on a pixel"
-    laid = sheet(rows, title=Path(name).stem, foot=foot, row_names=titles)
+    laid = sheet(rows, title=Path(name).stem, foot=foot, row_names=names)
     return "\n\n".join(words), Image.fromarray(laid)
 
 

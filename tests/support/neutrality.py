@@ -48,9 +48,9 @@ Each fault strikes at the end of the first epoch, which is observed and then fai
 tried twice: under `on_error="raise"`, which ends the run, compared with a run without the callback
 that ends at that moment; and under `on_error="warn"`, compared with a run without the callback. A
 tick says that this part of the run is bitwise equal in both comparisons. *Logged before*: the
-earlier pictures and the record are complete, and no half-written file is left. In addition, the test
-suite makes every single call fail once that an observation makes, and every call of a check that
-fails and is confirmed.
+earlier pictures and the record are complete, and no half-written file is left. In addition, the
+test suite makes every single call fail once that an observation makes, and every call of a check
+that fails and is confirmed.
 
 """
 
@@ -70,9 +70,9 @@ TAIL = """
   refused there.
 - **A logger that draws random numbers in a thread of its own** may do so at any time.
 - **A random generator that a dataset owns** and hides. When a probe is read from a dataset, the
-  generators that are attributes of the dataset, of what it is a `Subset` of, of its transforms or of
-  the `collate_fn` are set back afterwards. Those in lists or closures are not found. In that case,
-  pass `probe=ProbeBatch(images, labels)`.
+  generators that are attributes of the dataset, of what it is a `Subset` of, of its transforms or
+  of the `collate_fn` are set back afterwards. Those in lists or closures are not found. In that
+  case, pass `probe=ProbeBatch(images, labels)`.
 - **Memory.** If an observation does not fit, the number of images per pass is halved until it does,
   with a warning. With a sharded strategy it is an error that says which `chunk_size` to set.
 - A failure while the probe is chosen and the model is tried, before the first step, is always an
