@@ -37,8 +37,8 @@ def tell_how_to_view(run_folder: str, logdir: str | Path) -> None:
     print(f"\nThe pictures are in {run_folder}. To see them, run\n")
     print(f"    {tensorboard_command(logdir)}\n")
     print(f"and open\n\n    {ADDRESS}\n")
+    print('The tab "Images" has one card per image, with a slider over the epochs. The tab')
     print(
-        'The tab "Images" has one card per image, with a slider over the epochs. To move all cards'
+        '"Time Series" has the same cards: to move all of them at once, tick "Link by step" in the'
     )
-    print('at once, open the tab "Time Series", tick "Link by step" in the settings on its right,')
-    print("and drag the vertical line in a chart.")
+    print("settings on its right, and drag the vertical line in a chart.")
