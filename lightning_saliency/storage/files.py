@@ -71,7 +71,9 @@ def safe_name(name: str, *, ascii_only: bool = False) -> str:
     plain = plain.encode()[:_LONGEST].decode(errors="ignore")
     if plain == name:
         return name
-    return f"{plain or 'image'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    # A folder name that is not valid UTF-8 holds lone surrogates, which plain UTF-8 cannot encode.
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{plain or 'image'}-{digest[:6]}"
 
 
 def json_bytes(data: Mapping[str, Any]) -> bytes:
