@@ -81,7 +81,10 @@ def _find_index(name: str) -> int:
     found = _find_classes(key)
     if len(found) == 1:
         return next(iter(found))
-    raise ValueError(_explain_ambiguous(name, found) if found else _explain_unknown(name, key))
+    if not found:
+        raise ValueError(_explain_unknown(name, key))
+    candidates = "; ".join(_describe_class(index) for index in sorted(found))
+    raise ValueError(f"`name` {name!r} means several classes: {candidates}.{_suggest_timm()}")
 
 
 def _normalise(name: str) -> str:
@@ -130,11 +133,6 @@ def _timm_names() -> tuple[str, ...]:
         return ()
     info = ImageNetInfo("imagenet-1k")
     return tuple(info.index_to_description(index) for index in range(len(class_names())))
-
-
-def _explain_ambiguous(name: str, found: set[int]) -> str:
-    candidates = "; ".join(_describe_class(index) for index in sorted(found))
-    return f"`name` {name!r} means several classes: {candidates}.{_suggest_timm()}"
 
 
 def _describe_class(index: int) -> str:

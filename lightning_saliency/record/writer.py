@@ -28,7 +28,7 @@ SET_ASIDE = "set_aside"  # the folder for observations of abandoned branches of 
 
 
 class RunWriter:
-    """Writes the folder of a run.
+    """Writes the observations of a run, and facts about it, to the folder of the run.
 
     Args:
         folder: The folder of the run and the callback.
