@@ -148,7 +148,7 @@ def summarise(why: object) -> str:
 def _parse_object(data: bytes) -> dict[str, Any]:
     value = json.loads(data)
     if not isinstance(value, dict):
-        raise ValueError("it does not hold a JSON object")
+        raise ValueError("it holds no JSON object")
     return value
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import FIXTURES
 
 from lightning_saliency import ProbeBatch
 from lightning_saliency.probe import batch
+from lightning_saliency.record.run import open_run
 from lightning_saliency.storage import files
 
 
@@ -25,6 +27,11 @@ def test_a_probe_is_read_back_as_it_was_saved(tmp_path: Path):
     assert read.fingerprint == saved.fingerprint
     for name in ("class_names", "names", "mean", "std"):
         assert getattr(read, name) == getattr(saved, name)
+
+
+def test_a_probe_of_version_0_1_is_read():
+    probe = ProbeBatch.load(FIXTURES / "v0_1/probe.safetensors")
+    assert probe.fingerprint == open_run(FIXTURES / "v0_1/record").info.fingerprint
 
 
 def test_a_file_over_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

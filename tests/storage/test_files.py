@@ -211,10 +211,18 @@ def test_broken_files_are_refused_in_one_line(name: str, read: Any, tmp_path: Pa
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, "[]", "3", "{", '"text"', "", "null"], ids=lambda text: text[:6]
-)
-def test_text_that_is_not_a_json_object_is_refused(text: str, tmp_path: Path):
+@pytest.mark.parametrize("text", ["[]", "3", '"text"', "null"])
+def test_json_that_is_not_an_object_is_refused(text: str, tmp_path: Path):
+    (tmp_path / "file.json").write_text(text)
+    with pytest.raises(RecordError, match=r"file\.json is damaged.*: it holds no JSON object$"):
+        read_json(tmp_path / "file.json")
+    path = write_tensors(tmp_path / "file.safetensors", text)
+    with pytest.raises(RecordError, match=r"file\.safetensors is .*: it holds no JSON object$"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", ""], ids=lambda text: text[:6])
+def test_text_that_is_not_json_is_refused(text: str, tmp_path: Path):
     (tmp_path / "file.json").write_text(text)
     with pytest.raises(RecordError, match=r"file\.json is damaged"):
         read_json(tmp_path / "file.json")
