@@ -161,10 +161,10 @@ ToTensor = transforms.ToTensor
 FILES = [
     Case("no such file", photo("none.png"), FileNotFoundError, "Relative paths start at"),
     Case("a folder in place of a photo", photo("none"), ValueError, "use `from_folder`"),
-    Case("an empty file", photo("empty.png"), ValueError, "it is empty.*save it anew"),
-    Case("text named .jpg", photo("text.jpg"), ValueError, "format is unknown.*save it anew"),
-    Case("half a JPEG", photo("cut.jpg"), ValueError, "(?i)truncated.*save it anew"),
-    Case("a program (EPS)", photo("program.eps"), ValueError, "save it anew, as JPEG or PNG"),
+    Case("an empty file", photo("empty.png"), ValueError, "it is empty.*save it again"),
+    Case("text named .jpg", photo("text.jpg"), ValueError, "format is unknown.*save it again"),
+    Case("half a JPEG", photo("cut.jpg"), ValueError, "(?i)truncated.*save it again"),
+    Case("a program (EPS)", photo("program.eps"), ValueError, "save it again as JPEG or PNG"),
     Case("64 million pixels", photo("huge.png"), ValueError, "Scale it down first"),
     Case("pixels that are NaN", photo("nan.tif"), ValueError, "Save it with 8 or 16 bits"),
     Case(
@@ -176,21 +176,23 @@ FILES = [
     Case(
         "an empty list", lambda _: ProbeBatch.from_files([]), ValueError, "Does the pattern match"
     ),
-    Case("a mask of another size", masked("small.png"), ValueError, "Draw masks in the pixels"),
-    Case("a mask that lies", masked("lying.png"), ValueError, "Turn the mask upright"),
-    Case("a mask in colours", masked("colours.png"), ValueError, "Save one region a file"),
-    Case("a mask of zeros and ones", masked("ones.png"), ValueError, r"Save `mask \* 255`"),
+    Case("a mask of another size", masked("small.png"), ValueError, "Draw the mask at the size"),
+    Case("a mask lying on its side", masked("lying.png"), ValueError, "Rotate the mask as"),
+    Case(
+        "a mask in colours", masked("colours.png"), ValueError, "Save each region to its own file"
+    ),
+    Case("a mask of zeros and ones", masked("ones.png"), ValueError, r"save `mask \* 255`"),
     Case(
         "fewer masks than photos",
         lambda desk: ProbeBatch.from_files([desk / "photo.png"], masks={"object": []}),
         ValueError,
-        "in their order",
+        "in the same order",
     ),
     Case(
         "a folder that is not there",
         lambda desk: ProbeBatch.from_folder(desk / "nowhere"),
         ValueError,
-        "must hold one folder a class",
+        "must hold one folder per class",
     ),
     Case(
         "a folder without classes",
@@ -226,19 +228,19 @@ FILES = [
         "a probe file that is damaged",
         lambda desk: ProbeBatch.load(desk / "damaged.safetensors"),
         ValueError,
-        "Save the probe anew",
+        "Save the probe again",
     ),
     Case(
         "weights in place of a probe",
         lambda desk: ProbeBatch.load(desk / "probe.safetensors"),
         ValueError,
-        "is not a probe written by `ProbeBatch.save`.*anew",
+        "is not a probe written by `ProbeBatch.save`.*it has no metadata.*again",
     ),
     Case(
         "a size in words",
         lambda desk: ProbeBatch.from_files([desk / "photo.png"], "big"),
         TypeError,
-        "must be an int, or two to resize and to crop to",
+        r"or a pair \(resize, crop\)",
     ),
     Case(
         "a size of nothing",
@@ -277,7 +279,7 @@ FILES = [
             [desk / "photo.png", desk / "square.png"], transform=ToTensor()
         ),
         ValueError,
-        "end the transform with a crop",
+        "End the transform with a crop",
     ),
     Case(
         "labels in words",
@@ -309,8 +311,8 @@ PROBES = [
         "Give every class a name",
     ),
     Case("one string of class names", of(class_names="cat"), TypeError, "Pass one name per item"),
-    Case("a name twice", of(names=["cat", "cat"]), ValueError, "Number those"),
-    Case("a name too few", of(names=["cat"]), ValueError, "Without it they get names"),
+    Case("a name twice", of(names=["cat", "cat"]), ValueError, "Number the duplicates"),
+    Case("a name too few", of(names=["cat"]), ValueError, "images are named by number"),
     Case("a mask of numbers", of(masks={"object": IMAGES[:, 0]}), TypeError, "Use `mask > 0`"),
     Case(
         "masks with channels",
