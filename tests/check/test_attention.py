@@ -66,10 +66,10 @@ def test_it_judges_as_a_command_line_does(folder):
         ({"patience": 0}, "`patience` must be an integer of at least 1, got 0"),
         ({"patience": 1.5}, "`patience` must be an integer"),
         ({"patience": True}, "`patience` must be an integer"),
-        ({"patience": 2}, "`patience` of more than 1 needs `start_after`"),
+        ({"patience": 2}, "`patience` above 1 needs `start_after`: without it, only one"),
         ({"start_after": "soon"}, "`start_after` must read like 'val_acc>0.8', got 'soon'"),
         ({"start_after": 0.8}, "`start_after` must read like"),
-        ({"require": ["x >= 1"]}, "must be on 'moved_mass'"),
+        ({"require": ["x >= 1"]}, "must be on '<region>.share' or 'moved_mass'"),
     ],
 )
 def test_a_wrong_value_is_told_at_once(given, message):
@@ -102,14 +102,14 @@ def test_a_reference_that_is_missing_or_damaged_is_told_at_once(folder, tmp_path
 @pytest.mark.parametrize("other", [{"rule": "deconvnet"}, {"reduce": "abs_max"}])
 def test_a_reference_that_was_measured_otherwise_is_told_at_once(folder, other):
     """And not when training is over."""
-    message = r"must be those that the reference was measured by, \('gradient', 'square'\), got \("
+    message = r"must be those of the reference, \('gradient', 'square'\), got \("
     with pytest.raises(ValueError, match=message):
         AttentionCheck(folder, **other)
 
 
 @pytest.mark.parametrize("rule", ["guided_backprop", "deconvnet"])
 def test_a_rule_that_lets_much_pass_is_warned_of(rule):
-    with pytest.warns(SaliencyWarning, match=f"a check on '{rule}' lets much pass"):
+    with pytest.warns(SaliencyWarning, match=f"a check on '{rule}' misses a lot"):
         AttentionCheck(rule=rule)
 
 
@@ -163,6 +163,6 @@ def test_a_condition_is_told_as_it_is():
 
 
 def test_stopping_needs_a_moment_before_the_end():
-    with pytest.raises(ValueError, match="`on_fail='stop'` needs `start_after`: without, training"):
+    with pytest.raises(ValueError, match="`on_fail='stop'` needs `start_after`: without it, a run"):
         AttentionCheck(on_fail="stop")
     AttentionCheck(on_fail="stop", start_after="val_acc>0.5")
