@@ -125,7 +125,7 @@ def test_a_model_that_looks_elsewhere_and_leans_on_it(models):
 
 def test_other_images_cannot_be_compared(models):
     other = ProbeBatch(torch.rand(4, 1, 16, 16), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(AssertionError, match="NOT COMPARABLE  Looking: they are of other probes"):
+    with pytest.raises(AssertionError, match="NOT COMPARABLE  Looking: their probes differ"):
         assert_attention(Looking(7, 0), models, probe=other)
 
 

@@ -47,7 +47,7 @@ def upper(values: Sequence[float], confidence: float) -> float:
     """
     count = len(values)
     if count < 2:
-        raise ValueError(f"`values` must hold at least two numbers, got {count}: fewer have no spread.")
+        raise ValueError(f"`values` must hold at least 2 numbers, got {count}: one has no spread.")
     mean = math.fsum(values) / count
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
     return mean + student(confidence, count - 1) * spread * math.sqrt(1 + 1 / count)

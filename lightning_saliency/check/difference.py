@@ -66,4 +66,3 @@ def _on_one_scale(*maps: Tensor) -> list[NDArray[Any]]:
     equal = [(m.float() / m.float().sum().clamp(min=1e-12)).sqrt().nan_to_num() for m in maps]
     strongest = max(float(m.max()) for m in equal) or 1.0
     return [(m / strongest).numpy() for m in equal]
-

@@ -31,7 +31,9 @@ def test_a_bound_by_hand():
 
 
 def test_one_value_has_no_bound():
-    with pytest.raises(ValueError, match="`values` must be two at least, got 1: one has no sp"):
+    with pytest.raises(
+        ValueError, match="`values` must hold at least 2 numbers, got 1: one has no"
+    ):
         upper([0.5], 0.99)
 
 

@@ -108,7 +108,8 @@ def test_fewer_than_three_runs_only_warn(runs, part, mark):
     found = finding(verdict)
     assert found.value == pytest.approx(part - 0.5)
     assert (found.low, found.high, found.mark) == (None, 0.25, mark)
-    assert "tells no spread" in found.source or "2 good runs tell no spread" in found.source
+    too_few = "one good run has no spread" if len(runs) == 1 else "2 good runs are too few"
+    assert found.source == f"a rule of thumb: {too_few}"
     assert verdict.outcome == "pass"
     assert verdict.exit_code == 0
     assert len(verdict.warnings) == (mark == "warn")
@@ -157,7 +158,7 @@ def test_runs_that_are_equally_far_apart_leave_twice_as_much():
 def test_a_bound_that_nothing_exceeds_says_so():
     found = finding(held(seen([1.0] * 4), reference(even(0.0, 0.1, 1.0))))
     assert found.high == 1.0
-    assert found.source.endswith("too far apart to tell; add good runs")
+    assert found.source.endswith("too far apart to judge by; add more")
 
 
 # --- shares
@@ -270,7 +271,7 @@ def test_nothing_that_was_not_looked_at_passes():
     good = reference(even(0.5))
     verdict = held(seen([0.5] * 4), good, [])
     assert verdict.outcome == "inconclusive"
-    assert verdict.why == "no requirement is on anything that was measured"
+    assert verdict.why == "no requirement applies to anything that was measured"
 
 
 def test_a_region_without_a_mask_is_an_error():
@@ -284,12 +285,14 @@ def test_a_region_without_a_mask_is_an_error():
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        pytest.param({"fingerprint": "e" * 64}, "other probes", id="probe"),
-        pytest.param({"areas": {"mark": 0.1}}, "other probes", id="regions"),
-        pytest.param({"rule": "deconvnet"}, r"other rules, gradient \(square\) and", id="rule"),
-        pytest.param({"reduce": "abs_max"}, "other rules", id="reduction"),
-        pytest.param({"class_names": ("dog", "cat", "cow")}, "another order", id="classes"),
-        pytest.param({"classes": ALL.flip(0)}, "without labels it is those predicted", id="labels"),
+        pytest.param({"fingerprint": "e" * 64}, "their probes differ", id="probe"),
+        pytest.param({"areas": {"mark": 0.1}}, "their probes differ", id="regions"),
+        pytest.param({"rule": "deconvnet"}, r"different rules, gradient \(square\) and", id="rule"),
+        pytest.param({"reduce": "abs_max"}, "different rules", id="reduction"),
+        pytest.param({"class_names": ("dog", "cat", "cow")}, "in their order", id="classes"),
+        pytest.param(
+            {"classes": ALL.flip(0)}, "without labels, a probe measures", id="labels"
+        ),
     ],
 )
 def test_runs_of_another_kind_are_not_compared(changed, why):
@@ -306,7 +309,7 @@ def test_half_of_the_maps_or_more_that_are_empty_are_inconclusive():
     good = reference(even(0.4, 0.5, 0.6))
     verdict = held(seen([NAN, NAN, 0.5, 0.5]), good)
     assert (verdict.outcome, verdict.exit_code) == ("inconclusive", 5)
-    assert verdict.why == "2 of 4 maps are here or in a good run all zero or not finite"
+    assert verdict.why == "2 of 4 maps are all zero or not finite, here or in a good run"
     assert held(seen([NAN] * 4), None, ["object.share >= 0.1"]).outcome == "inconclusive"
 
 

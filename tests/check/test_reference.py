@@ -108,22 +108,22 @@ def test_it_is_made_of_a_list_of_runs(given):
 def test_copies_are_refused(runs, tmp_path):
     again = record(tmp_path / "again", 1)
     for given in ([runs[0], runs[0]], [runs[0], runs[1], again], [runs[0], runs[0] / "saliency"]):
-        with pytest.raises(RecordError, match=r"hold the same maps to the last bit: a run twice"):
+        with pytest.raises(RecordError, match=r"hold identical maps: a run was given twice"):
             Reference.from_runs(given)
 
 
 @pytest.mark.parametrize(
     ("told", "changed", "why"),
     [
-        ({"fingerprint": "e" * 64}, {"fingerprint": "e" * 64}, "of other probes"),
+        ({"fingerprint": "e" * 64}, {"fingerprint": "e" * 64}, "their probes differ"),
         (
             {"rule": "deconvnet"},
             {},
-            r"by other rules, gradient \(square\) and deconvnet \(square\)",
+            r"by different rules, gradient \(square\) and deconvnet \(square\)",
         ),
-        ({"reduce": "abs_max"}, {}, "by other rules"),
-        ({"class_names": None}, {}, "other names or another order"),
-        ({"class_names": CLASSES[::-1]}, {}, "other names or another order"),
+        ({"reduce": "abs_max"}, {}, "by different rules"),
+        ({"class_names": None}, {}, "in their names or in their order"),
+        ({"class_names": CLASSES[::-1]}, {}, "in their names or in their order"),
     ],
 )
 def test_runs_of_different_kinds_are_refused(told, changed, why, runs, tmp_path):
@@ -141,7 +141,9 @@ def test_an_unlabelled_probe_whose_predictions_differ_is_told_to_have_labels(tmp
         recorder.begin(info(labels=None), photos(), after=-1)
         recorder.add(replace(data, measured=measured))
         folders.append(tmp_path / str(number))
-    with pytest.raises(NotComparableError, match="of a probe without labels it is those predicted"):
+    with pytest.raises(
+        NotComparableError, match="without labels, a probe measures the predic"
+    ):
         Reference.from_runs(folders)
     assert Reference.from_runs(folders[:1]).info.labels is None
 
@@ -282,13 +284,13 @@ DAMAGE: list[Any] = [
         "`runs` must be an integer of at least 1",
         id="history-of-more",
     ),
-    pytest.param(fewer_runs, "other runs or images than reference.json", id="fewer-runs"),
+    pytest.param(fewer_runs, "its runs or images are not those of reference.json", id="fewer-runs"),
     pytest.param(
-        changed_json(numbers="0" * 64), "belongs to another reference than", id="other-half"
+        changed_json(numbers="0" * 64), "does not belong to this reference.json", id="other-half"
     ),
     pytest.param(
         changed_numbers("share.mark", lambda s: s / 2),
-        "belongs to another reference",
+        "does not belong to this reference.json",
         id="one-number",
     ),
     pytest.param(with_bytes(NUMBERS_FILE, lambda b: b""), NUMBERS, id="numbers-empty"),

@@ -142,7 +142,7 @@ def test_help_teaches(command, capsys):
     assert code == 0
     assert told.startswith(f"usage: lightning-saliency {command} ")
     if command in ("reference", "check"):
-        assert "moved_mass <= auto     at most as much" in told
+        assert "moved_mass <= auto     no more of the gradient" in told
     if command == "check":
         assert "3  no reference      4  not comparable    5  inconclusive" in told
 
@@ -190,8 +190,8 @@ def test_wrong_usage_is_told_in_argparse_s_way(arguments, place, capsys):
             ["reference", "good_0", "-o", "ref2", "--require", "x.share <= 0.1"],
             "mask of the region",
         ),
-        (["reference", "good_0", "-o", "ref"], "there is a reference in ref already"),
-        (["reference", "good_0", "good_0", "-o", "ref2"], "hold the same maps to the last bit"),
+        (["reference", "good_0", "-o", "ref"], "there already is a reference in ref"),
+        (["reference", "good_0", "good_0", "-o", "ref2"], "hold identical maps"),
         (["reference", "nowhere", "-o", "ref2"], "nowhere is not a folder"),
         (["approve", "new", "--reference", "ref", "--reason", "  "], "must say why the change"),
         (["show", "."], "holds several recorded runs|no recorded run"),
@@ -234,7 +234,9 @@ def test_a_reference_is_made_checked_and_followed(place, capsys):
     assert run(capsys, "check", "bad", "--reference", "made")[0] == 1
     code, told, _ = run(capsys, "approve", "bad", "--reference", "made", "--reason", "it is meant")
     assert code == 0
-    assert "Fewer than three runs tell no spread: what would fail is only warned of." in told
+    assert (
+        "Fewer than three runs have no usable spread: would-be failures are only warnings." in told
+    )
     code, told, _ = run(capsys, "check", "bad", "--reference", "made")
     assert code == 1  # an absolute bound is not moved by approving
     assert "fail  object.share" in told
@@ -248,7 +250,7 @@ def test_a_check_never_makes_up_a_reference(place, capsys):
     assert (code, told) == (3, "NO REFERENCE  new: there is none in absent\n")
     code, _, told = run(capsys, "approve", "new", "--reference", "absent", "--reason", "x")
     assert code == 3
-    assert "`lightning-saliency reference` makes one" in told
+    assert "Make one with `lightning-saliency reference`" in told
     assert not Path("absent").exists()
 
 
@@ -257,7 +259,7 @@ def test_runs_that_cannot_be_compared(place, capsys):
     for arguments in (["diff", "new", "other"], ["reference", "new", "other", "-o", "made"]):
         code, out, told = run(capsys, *arguments)
         assert (code, out) == (4, "")
-        assert "cannot be compared: they are of other probes" in told
+        assert "cannot be compared: their probes differ" in told
 
 
 def test_a_run_of_another_probe_without_the_masks_is_not_comparable_either(place, capsys):
@@ -289,15 +291,15 @@ def test_a_run_that_goes_on_is_told_to(place, capsys):
     record(Path("on"), 7, finished=False)
     code, told, _ = run(capsys, "check", "on", "--reference", "ref")
     assert code == 0
-    assert told.startswith("PASS  on at epoch 1, of a run that has not come to its end, against")
+    assert told.startswith("PASS  on at epoch 1 (unfinished run), against")
 
 
 def test_a_reference_of_a_run_that_goes_on_says_so(place, capsys):
     record(Path("on"), 7, finished=False)
     code, told, _ = run(capsys, "reference", "good_0", "good_1", "on", "-o", "made")
     assert code == 0
-    assert told.endswith("  on has not come to its end, or was interrupted.\n")
-    assert told.count("not come to its end") == 1
+    assert told.endswith("  on is unfinished or was interrupted.\n")
+    assert told.count("unfinished") == 1
 
 
 # --- what it writes
@@ -414,7 +416,7 @@ def test_a_run_without_an_observation_is_shown(place, capsys):
     code, told, _ = run(capsys, "show", "begun")
     assert code == 0
     assert told.startswith("begun/saliency: 0 observations of 6 images\n  started ")
-    assert told.endswith("  It has not come to its end, or was interrupted.\n")
+    assert told.endswith("  It is unfinished or was interrupted.\n")
 
 
 def test_a_long_run_is_shown_in_a_page(place, capsys):
