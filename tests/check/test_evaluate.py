@@ -290,9 +290,7 @@ def test_a_region_without_a_mask_is_an_error():
         pytest.param({"rule": "deconvnet"}, r"different rules, gradient \(square\) and", id="rule"),
         pytest.param({"reduce": "abs_max"}, "different rules", id="reduction"),
         pytest.param({"class_names": ("dog", "cat", "cow")}, "in their order", id="classes"),
-        pytest.param(
-            {"classes": ALL.flip(0)}, "without labels, a probe measures", id="labels"
-        ),
+        pytest.param({"classes": ALL.flip(0)}, "without labels, a probe measures", id="labels"),
     ],
 )
 def test_runs_of_another_kind_are_not_compared(changed, why):

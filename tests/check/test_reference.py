@@ -13,7 +13,6 @@ import safetensors.torch
 import torch
 from records import CLASSES, IMAGES, info, observation, photos, record
 
-from lightning_saliency.check.measures import left_out_moves
 from lightning_saliency.check.reference import (
     NUMBERS_FILE,
     REFERENCE_FILE,
@@ -70,14 +69,6 @@ def test_profiles_are_means_in_one_order_or_the_other(runs):
     torch.testing.assert_close(found.image_profiles(), found.profiles.mean(dim=0))
     assert found.run_profiles().shape == (3, 8, 8)
     assert float(found.profile().sum()) == pytest.approx(1)
-
-
-def test_left_out_moves_by_hand():
-    """Two cells; the mean of the other two is 0.45, 0.4 and 0.35 in the first."""
-    parts = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64)
-    profiles = torch.zeros(3, 8, 8, dtype=torch.float64)
-    profiles[:, 0, 0], profiles[:, 7, 7] = parts, 1 - parts
-    assert left_out_moves(profiles) == pytest.approx([0.15, 0.0, 0.15])
 
 
 def test_the_mean_map_is_of_maps_of_equal_mass(tmp_path):
@@ -141,9 +132,7 @@ def test_an_unlabelled_probe_whose_predictions_differ_is_told_to_have_labels(tmp
         recorder.begin(info(labels=None), photos(), after=-1)
         recorder.add(replace(data, measured=measured))
         folders.append(tmp_path / str(number))
-    with pytest.raises(
-        NotComparableError, match="without labels, a probe measures the predic"
-    ):
+    with pytest.raises(NotComparableError, match="without labels, a probe measures the predic"):
         Reference.from_runs(folders)
     assert Reference.from_runs(folders[:1]).info.labels is None
 

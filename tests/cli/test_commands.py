@@ -24,6 +24,8 @@ from records import IMAGES, RULE, info, observation, photos, record
 
 from lightning_saliency.check.reference import Reference
 from lightning_saliency.cli.commands import main
+from lightning_saliency.cli.tables import compare_runs, describe_run
+from lightning_saliency.record.run import open_run
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.storage.files import safe_name
 
@@ -385,68 +387,11 @@ def test_the_command_that_accepts_the_change_works_as_it_stands(place, capsys):
 # --- show and diff
 
 
-def test_what_a_run_has_recorded_as_a_person_sees_it(place, capsys):
-    code, told, _ = run(capsys, "show", "bad")
-    assert code == 0
-    assert (
-        told
-        == """\
-bad/saliency: 2 observations of 6 images
-  commit       0000000000000000000000000000000000000000
-  seed         9
-  started      2026-01-01T00:00:00+00:00
-  measured     gradient, square
-  logged last  val_acc 0.99
-
-when         step  p(label)  object.share  mark.share  from first  from last
-untrained       0     0.900         0.825       0.106       0.000      0.000
-epoch 1         9     0.900         0.325       0.606       0.504      0.504
-
-p(label)      ██
-object.share  ▇▃
-mark.share    ▁▅
-from first    ▁▅
-from last     ▁▅
-"""
-    )
-
-
-def test_a_run_without_an_observation_is_shown(place, capsys):
-    RunWriter(Path("begun/saliency")).begin(info(commit=None, seed=None), photos(), after=-1)
-    code, told, _ = run(capsys, "show", "begun")
-    assert code == 0
-    assert told.startswith("begun/saliency: 0 observations of 6 images\n  started ")
-    assert told.endswith("  It is unfinished or was interrupted.\n")
-
-
-def test_a_long_run_is_shown_in_a_page(place, capsys):
-    recorder = RunWriter(Path("long/saliency"))
-    recorder.begin(info(), photos(), after=-1)
-    for step in range(130):
-        recorder.add(observation(step=step, caption=f"epoch {step}"))
-    _, told, _ = run(capsys, "show", "long")
-    lines = told.splitlines()
-    assert len(lines) < 60
-    assert max(map(len, lines)) < 100
-    assert "…" in lines
-    assert any(line.startswith("epoch 129 ") for line in lines)
-
-
-def test_two_runs_beside_each_other_as_a_person_sees_them(place, capsys):
-    code, told, _ = run(capsys, "diff", "good_0", "bad")
-    assert code == 0
-    assert (
-        told
-        == """\
-                good_0   bad
-observed at     epoch 1  epoch 1
-val_acc         0.93     0.99
-object.share    0.905    0.325
-mark.share      0.026    0.606
-moved mass      0.585
-maps: Spearman  0.542
-"""
-    )
+def test_show_and_diff_print_tables_of_recorded_runs(place, capsys):
+    bad, good = open_run("bad"), open_run("good_0")
+    assert run(capsys, "show", "bad") == (0, describe_run(bad) + "\n", "")
+    table = compare_runs(good, bad, ("good_0", "bad"))
+    assert run(capsys, "diff", "good_0", "bad") == (0, table + "\n", "")
 
 
 def test_runs_whose_maps_were_kept_at_other_sizes_are_compared(place, capsys):
@@ -521,35 +466,3 @@ def test_file_names_from_names_stay_in_their_folder():
     for name in ("../x", "/etc/passwd", "a/b", "..", "\0", "CON\\x"):
         assert "/" not in safe_name(name)
         assert safe_name(name) not in (".", "..", "")
-
-
-# --- memory
-
-
-def test_showing_a_long_run_does_not_hold_its_maps(place, capsys, monkeypatch):
-    """Of each observation the tables keep some numbers, and let go of its maps at once."""
-    import gc
-    import weakref
-
-    from lightning_saliency.record import run as module
-
-    alive: list[weakref.ref[object]] = []
-    most = 0
-    reading = module.read_observation
-
-    def watched(path):
-        nonlocal most
-        gc.collect()
-        most = max(most, sum(ref() is not None for ref in alive))
-        found = reading(path)
-        alive.append(weakref.ref(found.snapshot.maps[RULE]))
-        return found
-
-    monkeypatch.setattr(module, "read_observation", watched)
-    recorder = RunWriter(Path("long/saliency"))
-    recorder.begin(info(), photos(), after=-1)
-    for step in range(8):
-        recorder.add(observation(step=step))
-    assert run(capsys, "show", "long")[0] == 0
-    assert len(alive) == 8
-    assert most <= 1
