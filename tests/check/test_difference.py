@@ -75,11 +75,12 @@ def test_there_are_at_most_eight_rows(bad, reference, monkeypatch):
 
 
 def test_what_moved_is_red_where_there_is_more_on_one_scale_for_all(bad, reference, monkeypatch):
-    """The first image moved all of its mass from the middle to the corner, the second half."""
+    """Half of the first image's mass moved from the middle to the corner; of the second, less."""
     profiles = torch.zeros(2, IMAGES, 8, 8, dtype=torch.float64)
     profiles[0, :, 4, 4] = 1
-    profiles[1, :, 4, 4], profiles[1, 0, 0, 0], profiles[1, 1, 0, 0] = 1, 1, 0.5
-    profiles[1, 0, 4, 4], profiles[1, 1, 4, 4] = 0, 0.5
+    profiles[1] = profiles[0]
+    for image, part in enumerate((0.5, 0.25)):
+        profiles[1, image, 0, 0], profiles[1, image, 4, 4] = part, 1 - part
     good = replace(reference, profiles=profiles[:1].expand(3, -1, -1, -1))
     measured = replace(bad.measured, profiles=profiles[1])
     run = replace(bad, observation=replace(bad.observation, measured=measured))

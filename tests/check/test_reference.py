@@ -1,4 +1,4 @@
-"""References: made of good runs, kept in two files, read without trust."""
+"""References: made from good runs, kept in two files, read without trusting them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def equal(first: Reference, second: Reference) -> bool:
     return all(same(getattr(first, n), getattr(second, n)) for n in Reference.__dataclass_fields__)
 
 
-# --- made of runs
+# --- made from runs
 
 
 def test_it_holds_what_the_last_observations_measured(runs):
@@ -55,7 +55,7 @@ def test_it_holds_what_the_last_observations_measured(runs):
         assert found.run_shares(region) == pytest.approx(stacked.mean(dim=1).tolist())
     assert found.classes.tolist() == [0, 1, 2, 0, 1, 2]
     assert [run.seed for run in found.runs] == [0, 1, 2]
-    assert found.metrics() == {"val_acc": pytest.approx(0.91)}  # the others did not log `lr`
+    assert found.metrics() == {"val_acc": pytest.approx(0.91)}  # Not all runs logged `lr`.
     assert torch.equal(found.photos, photos())
     assert found.reason == "they generalise"
     assert found.history == ()
@@ -72,7 +72,7 @@ def test_profiles_are_means_in_one_order_or_the_other(runs):
 
 
 def test_the_mean_map_is_of_maps_of_equal_mass(tmp_path):
-    """A run with one bright pixel does not drown one with many."""
+    """A run with many bright pixels counts no more than a run with one."""
     maps = [torch.zeros(IMAGES, 4, 4), torch.ones(IMAGES, 4, 4)]
     maps[0][:, 0, 0] = 1
     folders = []
@@ -87,11 +87,11 @@ def test_the_mean_map_is_of_maps_of_equal_mass(tmp_path):
     assert found[1, 1] == pytest.approx((1 / 16) / (17 / 16), rel=1e-3)
 
 
-# --- what it is not made of
+# --- what it cannot be made from
 
 
 @pytest.mark.parametrize("given", [[], (), "logs", Path("logs")], ids=repr)
-def test_it_is_made_of_a_list_of_runs(given):
+def test_it_needs_a_list_of_runs(given):
     with pytest.raises(RecordError, match="a reference needs a list of at least one run"):
         Reference.from_runs(given)
 
@@ -123,7 +123,7 @@ def test_runs_of_different_kinds_are_refused(told, changed, why, runs, tmp_path)
         Reference.from_runs([runs[0], other])
 
 
-def test_an_unlabelled_probe_whose_predictions_differ_is_told_to_have_labels(tmp_path):
+def test_an_unlabelled_probe_whose_predictions_differ_needs_labels(tmp_path):
     data = observation(1)
     swapped = replace(data.measured, classes=data.measured.classes.flip(0))
     folders = []
@@ -137,7 +137,7 @@ def test_an_unlabelled_probe_whose_predictions_differ_is_told_to_have_labels(tmp
     assert Reference.from_runs(folders[:1]).info.labels is None
 
 
-def test_a_run_whose_maps_are_empty_is_no_good_one(runs, tmp_path):
+def test_a_run_whose_maps_are_empty_is_not_a_good_run(runs, tmp_path):
     data = observation(5)
     profiles = data.measured.profiles.clone()
     profiles[: IMAGES // 2] = float("nan")
@@ -173,10 +173,10 @@ def test_it_is_read_as_it_was_written(runs, tmp_path):
     assert equal(Reference.load(tmp_path / "a" / "ref"), made)
     assert equal(Reference.load(str(tmp_path / "a" / "ref")), made)
     told = (tmp_path / "a" / "ref" / REFERENCE_FILE).read_text()
-    assert "größer" in told  # a person reads it
+    assert "größer" in told  # Letters are not escaped, because people read the file.
 
 
-def test_a_requirement_that_a_person_wrote_into_it_is_heeded(runs, tmp_path):
+def test_a_requirement_that_a_person_wrote_into_it_is_used(runs, tmp_path):
     Reference.from_runs(runs).save(tmp_path / "ref")
     path = tmp_path / "ref" / REFERENCE_FILE
     told = json.loads(path.read_text())

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_saliency.check.report import TerminalStyle, as_json, as_junit, as_text, plain
+from lightning_saliency.check.report import TerminalStyle, as_json, as_junit, as_text
 from lightning_saliency.check.verdict import Finding, Growth, Moved, Occluded, Verdict
+from lightning_saliency.functional.text import plain
 
 MOVED = Finding(
     requirement="moved_mass <= auto",
@@ -100,7 +101,7 @@ PASS, with warnings  v3, against 1 good run
     )
 
 
-def test_a_class_alone_is_told_whether_it_warns_or_fails():
+def test_a_class_alone_warns_or_fails():
     moved = (Moved("cow", 2, 0.4, 0.25),)
     assert "  warn  moved_mass of cow  0.400  at most 0.250   (this class alone)" in as_text(
         replace(PASS, classes=moved), "v3"
@@ -133,7 +134,7 @@ def test_the_other_outcomes_as_a_person_sees_them(verdict, text):
     assert as_text(verdict, "v3", accept="approve") == text
 
 
-def test_without_an_accuracy_the_first_metrics_are_told():
+def test_without_an_accuracy_the_first_metrics_are_named():
     metrics = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}
     told = as_text(replace(FAIL, metrics=metrics, reference_metrics={}, good_runs=0), "v3")
     assert "The run's own metrics: a 1.000, b 2.000, c 3.000" in told
@@ -143,7 +144,7 @@ def test_without_an_accuracy_the_first_metrics_are_told():
 # --- colours
 
 
-def test_colours_are_on_where_asked_for_and_nowhere_else():
+def test_colours_are_used_if_asked_for_and_do_not_change_the_layout():
     plainly = as_text(FAIL, "v3", accept="approve v3")
     coloured = as_text(FAIL, "v3", accept="approve v3", style=TerminalStyle(on=True))
     assert "\x1b" not in plainly
@@ -177,16 +178,16 @@ def test_names_cannot_reach_the_terminal():
     assert not BAD.search(told)
     told.encode()
     lines = as_text(replace(HOSTILE, why=""), "v3").splitlines()
-    assert len(lines) == len(as_text(FAIL, "v3").splitlines()) - 1  # one finding less
+    assert len(lines) == len(as_text(FAIL, "v3").splitlines()) - 1  # There is one finding less.
 
 
-def test_of_many_classes_the_worst_are_told_and_the_others_counted():
+def test_of_many_classes_the_worst_are_named_and_the_others_counted():
     moved = tuple(Moved(str(i), i, 0.9 - i / 100, 0.25) for i in range(10))
     told = as_text(replace(PASS, classes=moved), "v3")
     assert told.count("(this class alone)") == 3
     assert "\n  … and 7 more classes\n" in told
     failing = replace(FAIL, classes=moved)
-    assert "this class alone" not in as_text(failing, "v3")  # they are no news there
+    assert "this class alone" not in as_text(failing, "v3")  # A finding failed already.
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_names_cannot_break_the_xml():
         value for element in suite.iter() for value in element.attrib.values()
     )
     assert not BAD.search(text)
-    assert "<b a=\"'&]]>" in text  # as text
+    assert "<b a=\"'&]]>" in text  # It is kept as text, not as markup.
 
 
 def test_names_cannot_break_the_json():
