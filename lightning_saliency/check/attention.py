@@ -53,7 +53,8 @@ class AttentionCheck:
         start_after: A condition on a metric, such as ``"val_acc>0.8"``. From the first epoch in
             which it holds, every observation at the end of an epoch is judged. Without it, only
             the last observation is.
-        patience: How many observations in a row have to fail before ``on_fail`` applies.
+        patience: How many observations in a row have to fail before ``on_fail`` applies. Until
+            then a failure only warns.
 
     Raises:
         RecordError: The reference is missing or damaged.

@@ -19,9 +19,9 @@ from lightning_saliency.functional.text import figures
 from lightning_saliency.record.observation import Measured
 
 # Rules of thumb for references of too few runs to have a spread. Violations are only warnings.
-MOST_MOVED = 0.25  # The most mass that may move.
-MOST_CHANGED = 0.5  # The most that a share may change, relative to the share of the good runs.
-LEAST_CHANGED = 0.02  # A share may always change by this much: half of a tiny share is nothing.
+MOST_MOVED = 0.25  # At most this part of the mass may move.
+MOST_CHANGED = 0.5  # A share may change by this part of the share in good runs,
+LEAST_CHANGED = 0.02  # and always by this much, because half of a tiny share is nothing.
 
 
 class GoodRuns(Protocol):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from lightning_saliency.check.measures import Measure, Quantity, find_measure, list_names
 
-AUTO = "auto"  # in place of a number: the bounds that the good runs imply
-EVERY = "*"  # in place of a region: every region that the probe has a mask of
+AUTO = "auto"  # Replaces a number and stands for the bounds that good runs imply.
+EVERY = "*"  # Replaces a region and stands for all that the probe has masks of.
 
 DEFAULT = ("moved_mass <= auto", "*.share within auto")
 _EXAMPLES = "'moved_mass <= auto', '*.share within auto', 'object.share >= 0.6'"
