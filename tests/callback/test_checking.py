@@ -352,7 +352,7 @@ def test_a_requirement_on_a_region_without_a_mask_is_refused_before_training(tmp
 
 def test_a_reference_of_another_probe_cannot_be_compared(attention, tmp_path):
     other = ProbeBatch.from_dataset(Shapes(24, augment=False), count=2)
-    with pytest.warns(SaliencyWarning, match="NOT COMPARABLE .* they are of other probes"):
+    with pytest.warns(SaliencyWarning, match="NOT COMPARABLE .* their probes differ"):
         fit(
             tmp_path,
             watch(probe=other, check=AttentionCheck(str(attention))),
@@ -389,7 +389,7 @@ def test_what_is_no_check_is_refused():
 
 
 def test_a_check_on_guided_backprop_is_warned_of():
-    with pytest.warns(SaliencyWarning, match="a check on 'guided_backprop' lets much pass"):
+    with pytest.warns(SaliencyWarning, match="a check on 'guided_backprop' misses a lot"):
         AttentionCheck(rule="guided_backprop")
 
 

@@ -1,4 +1,4 @@
-"""Prediction bounds by hand, against scipy, and by drawing many good runs."""
+"""Prediction bounds: by hand, against scipy, and by drawing many good runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_student_s_quantiles_are_scipy_s(probability, freedom):
 
 
 @pytest.mark.parametrize("probability", [0.5, 1.0, 0.0, float("nan")])
-def test_what_is_no_probability_above_a_half(probability):
+def test_what_is_not_a_probability_above_a_half(probability):
     with pytest.raises(ValueError, match=r"`probability` must lie between 0.5 and 1, got "):
         student(probability, 4)
 
@@ -31,12 +31,14 @@ def test_a_bound_by_hand():
 
 
 def test_one_value_has_no_bound():
-    with pytest.raises(ValueError, match="`values` must be two at least, got 1: one has no sp"):
+    with pytest.raises(
+        ValueError, match="`values` must hold at least 2 numbers, got 1: one has no"
+    ):
         upper([0.5], 0.99)
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_a_good_run_passes_as_often_as_was_promised(count):
+def test_a_good_run_passes_as_often_as_promised(count):
     draw = np.random.default_rng(0)
     runs = draw.normal(size=(4000, count + 1))
     failed = sum(row[-1] > upper(row[:-1].tolist(), 0.95) for row in runs)
@@ -52,14 +54,14 @@ def test_fisher_s_quantiles_are_scipy_s(probability, first, second):
 
 
 def test_a_bound_on_moves_by_hand():
-    """The root mean square of 3, 4 and 5 tenths, and F(0.99; 5, 15) = 4.5556."""
+    """The root mean square of 0.3, 0.4 and 0.5, and F(0.99; 5, 15) = 4.5556."""
     expected = math.sqrt((0.09 + 0.16 + 0.25) / 3 * 4.5556)
     assert moved_mass_bound([0.3, 0.4, 0.5], 0.99) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_good_runs_move_further_as_seldom_as_was_promised(count):
-    """Points that spread alike in five directions, each held against the mean of the others."""
+def test_a_good_run_moves_too_far_as_rarely_as_promised(count):
+    """Good runs are points that spread alike in five directions."""
     draw = np.random.default_rng(0)
     failed = 0
     for points in draw.normal(size=(2000, count + 1, 5)):
@@ -80,7 +82,7 @@ def test_shares_are_bounded_by_their_ratio_and_stay_shares():
 
 def test_a_share_of_nothing_has_bounds():
     low, high = share_bounds([0.0, 0.0, 0.0], 0.99)
-    assert low == 0  # the next run of the same kind has none either
+    assert low == 0  # The next run of the same kind has none either.
     assert high == pytest.approx(1e-6)
 
 
