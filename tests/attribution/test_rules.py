@@ -212,8 +212,8 @@ def test_a_gradient_that_a_function_hands_on_is_not_written_to():
             return Through.apply(x) * 1 + (Through.apply(x) + x) * -1
 
     found = explain(Branched(), images(), 0)["guided_backprop"]
-    # The first `Through` passes +1 on. The second receives −1, so it passes nothing on. The `x` that
-    # is added to it still receives −1, which cancels the +1.
+    # The first `Through` passes +1 on. The second receives −1, so it passes nothing on. The `x`
+    # that is added to it still receives −1, which cancels the +1.
     torch.testing.assert_close(found, torch.zeros_like(found))
 
 
