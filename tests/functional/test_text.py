@@ -13,7 +13,7 @@ from lightning_saliency.functional.text import align, figures, percent, plain, s
         pytest.param("owl", "owl", id="shorter"),
         pytest.param("a grey owl", "a grey owl", id="just-fits"),
         pytest.param("a great owl", "a great o…", id="cut"),
-        pytest.param("a greater owl", "a greater…", id="no-space-before-the-ellipsis"),
+        pytest.param("the grey owls", "the grey…", id="no-space-before-the-ellipsis"),
     ],
 )
 def test_shorten(text, expected):
