@@ -85,8 +85,8 @@ def cell_mask(row: int, column: int, height: int, width: int, cells: int = CELLS
     Args:
         row: The cell's row in the grid, from 0.
         column: The cell's column.
-        height: Of the map, in pixels.
-        width: Of the map, in pixels.
+        height: The height of the map, in pixels.
+        width: The width of the map, in pixels.
         cells: The number of cells per side.
 
     Returns:
