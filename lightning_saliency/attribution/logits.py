@@ -1,4 +1,4 @@
-"""How a model is called, and where in its output the logits are."""
+"""Calling a model, and finding the logits in its output."""
 
 from __future__ import annotations
 
@@ -15,20 +15,27 @@ Forward: TypeAlias = Callable[[nn.Module, Tensor], Any]
 
 
 def call_plainly(model: nn.Module, images: Tensor) -> Any:
-    """Call ``model`` with the images and nothing else, which is the default."""
+    """Call ``model`` with the images as its only argument; the default ``forward``."""
     return model(images)
 
 
 def find_device(model: nn.Module, images: Tensor) -> torch.device:
-    """The device of the model's parameters, or of ``images`` if it has none."""
+    """Return the device of the model's first parameter, or of ``images`` if it has none."""
     return next((p.device for p in model.parameters()), images.device)
 
 
 def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = None) -> int:
-    """Count the logits of ``model`` by trying it on the first of ``images``.
+    """Count the logits of ``model`` by running it on the first of ``images``.
+
+    The model is left as it was found.
+
+    Args:
+        model: Any module.
+        images: ``(N, C, H, W)``, on any device.
+        forward: ``forward(model, images)`` returns the logits.
 
     Raises:
-        SaliencyError: Its output holds no logits.
+        SaliencyError: The model's output contains no logits.
     """
     with undisturbed(model):
         output = (forward or call_plainly)(model, images[:1].to(find_device(model, images)))
@@ -36,10 +43,18 @@ def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = No
 
 
 def find_logits(output: Any, count: int) -> Tensor:
-    """Find the logits ``(count, num_classes)`` in whatever a model returned.
+    """Find the logits in whatever a model returned.
+
+    Args:
+        output: A tensor, a mapping with the key ``"logits"``, an object with the attribute
+            ``.logits``, or a tuple or list whose first item is the tensor.
+        count: The number of images that the model was called with.
+
+    Returns:
+        ``(count, num_classes)``, floating point. A vector ``(count,)`` becomes ``(count, 1)``.
 
     Raises:
-        SaliencyError: There are none, or they have another shape.
+        SaliencyError: There are no logits, or they have another shape.
     """
     found = output
     if isinstance(output, Mapping):

@@ -356,7 +356,7 @@ PROBES = [
 CLASSES = [
     Case("a class that the model lacks", asked(3), ValueError, "classes from 0 to 2"),
     Case("a negative class", asked(-2), ValueError, "Use 'predicted' for the strongest"),
-    Case("a class by name", asked("zebra"), ValueError, "indices with `class_index`"),
+    Case("a class by name", asked("zebra"), ValueError, "`class_index` finds the index"),
     Case(
         "a class as a float", asked(torch.tensor([0.0, 1.0])), TypeError, "Pass several classes as"
     ),
@@ -375,7 +375,12 @@ CLASSES = [
 ]
 
 MODELS = [
-    Case("the name of a model", asked(model="resnet18"), TypeError, "A function can be called in"),
+    Case(
+        "the name of a model",
+        asked(model="resnet18"),
+        TypeError,
+        "pass the module it uses as `model`",
+    ),
     Case("no images", asked(images=IMAGES[:0]), ValueError, "Pass at least one image"),
     Case("images as an array", asked(images=IMAGES.numpy()), TypeError, "`torch.from_numpy`"),
     Case("an image without a batch axis", asked(images=IMAGES[0]), ValueError, r"images\[None\]"),
@@ -462,7 +467,7 @@ DOUBTS = [
         "weights that are NaN",
         answering(lambda logits: logits * torch.nan),
         SaliencyWarning,
-        "Look at the logits and the learning rate",
+        "Check the logits and the learning rate",
     ),
     Case(
         "a batch norm without statistics",
