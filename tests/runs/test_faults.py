@@ -617,7 +617,7 @@ class Positioned(Touchy):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_needs_more_than_images_is_called_by_a_function(tmp_path):
-    with pytest.raises(SaliencyError, match="missing 1 required positional argument: .positions"):
+    with pytest.raises(SaliencyError, match=r"missing 1 required positional argument: .positions"):
         fit(tmp_path / "1", SaliencyCallback(probe()), module=Positioned())
     called = SaliencyCallback(probe(), forward=lambda module, images: module(images, images * 0))
     fit(tmp_path / "2", called, module=Positioned())
