@@ -25,9 +25,10 @@ def find_device(model: nn.Module, images: Tensor) -> torch.device:
 
 
 def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = None) -> int:
-    """Count the logits of ``model`` by running it on the first of ``images``.
+    """Count the logits of ``model`` by running it on two of ``images``.
 
-    The model is left as it was found.
+    The model is left as it was found. Two, because a model that squeezes its output is right for
+    any batch but that of a single image; if there is only one image, it is passed twice.
 
     Args:
         model: Any module.
@@ -37,9 +38,10 @@ def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = No
     Raises:
         SaliencyError: The model's output contains no logits.
     """
+    two = images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
     with undisturbed(model):
-        output = (forward or call_plainly)(model, images[:1].to(find_device(model, images)))
-        return find_logits(output, 1).shape[1]
+        output = (forward or call_plainly)(model, two.to(find_device(model, images)))
+        return find_logits(output, 2).shape[1]
 
 
 def find_logits(output: Any, count: int) -> Tensor:
@@ -71,6 +73,13 @@ def find_logits(output: Any, count: int) -> Tensor:
         )
     logits = found.unsqueeze(1) if found.ndim == 1 else found
     if logits.ndim != 2 or len(logits) != count or logits.shape[1] == 0:
+        if count == 1 and found.ndim < 2:
+            raise SaliencyError(
+                "the logits of 1 image must have shape (1, num_classes), got "
+                f"{tuple(found.shape)}: does the model squeeze its output? That drops the batch "
+                "axis of a single image. Use `squeeze(-1)` or `flatten(1)` there, or explain two "
+                "images at a time."
+            )
         raise SaliencyError(
             f"the logits of {count} image(s) must have shape ({count}, num_classes), got "
             f"{tuple(found.shape)}. Pass `forward=lambda model, images: …` that reduces them, for "

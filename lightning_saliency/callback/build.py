@@ -44,7 +44,7 @@ def build_observer(
             region that the probe has no mask of.
     """
     forward = wrap_forward(trainer, options.forward)
-    with ranks.synchronized("trying the model on an image of the probe"):
+    with ranks.synchronized("trying the model on images of the probe"):
         classes = _try_model(callable_model(trainer, pl_module), pl_module, probe, forward)
     targets = choose_targets(
         options.targets, classes, probe.all_true_classes(), probe.class_names or ()
@@ -70,7 +70,7 @@ def _try_model(model: Any, pl_module: Any, probe: ProbeBatch, forward: Forward) 
     except Exception as error:
         images = f"{tuple(probe.images.shape[1:])} {probe.images.dtype}"
         raise SaliencyError(
-            f"trying {type(pl_module).__name__} on an image of the probe, {images}, failed: "
+            f"trying {type(pl_module).__name__} on images of the probe, {images}, failed: "
             f"{type(error).__name__}: {error}\nIf it takes something other than images, pass "
             "`forward=lambda model, images: …` that returns the logits; if it takes other images, "
             "pass `probe=ProbeBatch(images, labels)`."

@@ -13,7 +13,7 @@ from matrix import Touchy, probe
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from training import callback, fit, loader, make_module, seen
 
-from lightning_saliency import SaliencyCallback, SaliencyError
+from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError
 from lightning_saliency.errors import SaliencyWarning
 
 
@@ -147,7 +147,7 @@ UNUSUAL = {
 def test_a_module_that_is_called_otherwise_is_told_how_to_be_explained(module, tmp_path):
     ours = {"probe": probe(), "targets": "label"}
     message = (
-        rf"^trying {module.__name__} on an image of the probe, \(3, 12, 12\) torch.float32, failed"
+        rf"^trying {module.__name__} on images of the probe, \(3, 12, 12\) torch.float32, failed"
     )
     with pytest.raises(SaliencyError, match=message) as raised:
         fit(tmp_path / "refused", SaliencyCallback(**ours), module=module(), max_epochs=1)
@@ -165,3 +165,30 @@ def test_a_module_that_is_called_otherwise_is_told_how_to_be_explained(module, t
 def test_a_mistake_in_an_argument_is_raised_as_it_is(tmp_path):
     with pytest.raises(ValueError, match=r"^`targets` must be classes from 0 to 3"):
         fit(tmp_path, SaliencyCallback(probe(), targets=[7]))
+
+
+class OneLogit(Touchy):
+    """Squeezes its one logit, which drops the batch axis of a single image too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(8 * 9, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).squeeze()
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(self(batch[0]), batch[1].gt(1).float())
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.loss(batch)
+
+
+def test_a_model_that_squeezes_its_output_is_right_for_any_batch_but_one_of_one_image(tmp_path):
+    ours = SaliencyCallback(ProbeBatch(probe().images))
+    fit(tmp_path / "four", ours, module=OneLogit(), max_epochs=1)
+    assert [caption for caption, _ in seen(ours)] == ["untrained", "epoch 0"]
+    for options in ({"probe": ProbeBatch(probe().images[:1])}, {"chunk_size": 1}):
+        single = SaliencyCallback(**{"probe": ProbeBatch(probe().images), **options})
+        with pytest.raises(SaliencyError, match="does the model squeeze its output"):
+            fit(tmp_path / "one", single, module=OneLogit(), max_epochs=1)

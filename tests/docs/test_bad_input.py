@@ -1,6 +1,7 @@
 """Bad input, one row each: what it is answered with, and that the answer says what to do.
 
-The rows are also the table in ``docs/errors.md``: ``python tests/docs/test_bad_input.py`` writes it.
+The rows are also the table in ``docs/errors.md``, which ``python tests/docs/test_bad_input.py``
+writes.
 """
 
 from __future__ import annotations
@@ -507,7 +508,7 @@ def table(desk: Path) -> str:
         "What bad input is answered with. `TypeError`: a wrong type or dtype; `ValueError`: a",
         "wrong shape or value; `SaliencyError`: a model that cannot be explained. A message names",
         "the argument, what is required, what was got and the remedy. Each row is a test in",
-        "[`test_bad_input.py`](../tests/docs/test_bad_input.py); running that file writes this one.",
+        "[`test_bad_input.py`](../tests/docs/test_bad_input.py), which writes this page.",
     ]
     for title, cases in GROUPS.items():
         lines += ["", f"## {title}", "", "| given | raised | with |", "|---|---|---|"]
