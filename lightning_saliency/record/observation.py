@@ -174,7 +174,7 @@ class _Header:
 _SHOWN = ("targets", "probabilities")
 _MEASURED = {
     "classes": "measured.classes",
-    "probabilities": "measured.probabilities",
+    "probabilities": "measured.chances",  # as version 0.1 named them, whose files stay readable
     "maps": "measured.maps",
     "profiles": "measured.profiles",
 }
@@ -186,7 +186,7 @@ _SHAPES: Shapes = {
     "targets": (torch.int64, ("N", "K")),
     "probabilities": (torch.float32, ("N", "K")),
     "measured.classes": (torch.int64, ("N",)),
-    "measured.probabilities": (torch.float32, ("N",)),
+    "measured.chances": (torch.float32, ("N",)),
     "measured.maps": (torch.float16, ("N", "h", "w")),
     "measured.profiles": (torch.float64, ("N", CELLS, CELLS)),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -31,7 +32,7 @@ from training import (
 from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyCallback, SaliencyError
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.lightning import SaliencyCallback as NewCallback
-from lightning_saliency.record.run import OBSERVATION_FILE, open_run
+from lightning_saliency.record.run import OBSERVATION_FILE, RUN_FILE, open_run
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
@@ -304,3 +305,25 @@ def test_profiles_that_a_checkpoint_holds_are_those_of_the_record(tmp_path):
     state, run = last_of(tmp_path), open_run(tmp_path / "first")
     assert torch.equal(state["first_profile"], run.observation(0).measured.profiles[0])
     assert torch.equal(state["last_profile"], run.last().measured.profiles[0])
+
+
+def test_two_rules_are_recorded_drawn_together_and_resumed(tmp_path):
+    rules = ("guided_backprop", "gradient")
+    path = at_epoch_ends(tmp_path, callback(rule=rules))
+    run = open_run(tmp_path / "first")
+    assert json.loads((run.folder / RUN_FILE).read_text())["settings"]["rule"] == list(rules)
+    for _, step in FIRST_TWO:
+        snapshot = run.observation(step).snapshot
+        assert snapshot.rules == rules
+        assert not torch.equal(*snapshot.maps.values())
+    assert set(pictures(tmp_path / "first")) == {
+        "saliency/image 0 · class 0",
+        "saliency_filmstrip/image 0 · class 0",
+    }
+    assert steps(tmp_path / "first") == [0, 4, 9]
+    resumed = callback(rule=list(rules))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SaliencyWarning)
+        fit(tmp_path / "2", resumed, max_epochs=4, ckpt_path=path)
+    assert seen(resumed) == [*FIRST_TWO, ("epoch 2", 14), ("epoch 3", 19)]
+    assert open_run(tmp_path / "2").observation(19).snapshot.rules == rules

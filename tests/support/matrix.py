@@ -405,6 +405,7 @@ ROWS: dict[str, Row] = {
     "record=False": Row(callback={"record": False}),
     "one image a forward pass": Row(callback={"chunk_size": 1}),
     "plain gradient": Row(callback={"rule": "gradient", "targets": "top3"}),
+    "two rules": Row(callback={"rule": ("guided_backprop", "gradient")}),
     "deterministic": Row({"deterministic": True}),
     "anomaly detection": Row({"detect_anomaly": True}),
     "EarlyStopping and ModelCheckpoint": Row(
