@@ -4,8 +4,8 @@
     python benchmarks/shape.py lightning_saliency path/to/torchcam    # next to another package
 
 A *room* is a folder of the package, or a module at its top level. An arrow leads from a room to one
-that it imports, also if that is inside a function or for type checkers only. The rooms are
-put on floors so that as few arrows as possible lead up.
+that it imports, even if it does so inside a function or for type checkers only. The rooms are put
+on floors in such a way that as few arrows as possible lead up.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import TypeAlias
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 Arrows: TypeAlias = Mapping[str, Collection[str]]  # by name, the names that it leads to
 
-ROOT = "__init__"  # of the package itself: the door of the house, which is no room
-EXACT = 14  # rooms in one circle, up to which every order of them is compared
+ROOT = "__init__"  # the module of the package itself, which does not count as a room
+EXACT = 14  # for circles of up to so many rooms, every order of the rooms is compared
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Package:
     """The modules of a package.
 
     Attributes:
-        name: Of its folder.
-        modules: By their names.
+        name: The name of its folder.
+        modules: The modules, by name.
     """
 
     name: str
@@ -252,7 +252,7 @@ def used_once(modules: Iterable[Module]) -> float:
 
 
 def figures(package: Package) -> dict[str, str]:
-    """What is known of a package, in words."""
+    """The figures of a package, as they are printed."""
     modules = list(package.modules.values())
     lines = sum(module.lines for module in modules)
     longest = max(modules, key=lambda module: module.lines)
