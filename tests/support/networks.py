@@ -1,4 +1,4 @@
-"""Small seeded networks, each with something that trips a tool that hooks modules."""
+"""Small seeded networks, each with something that trips up a tool that hooks modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Small(nn.Module):
 
 
 class Residual(Small):
-    """The input of the rectifier is used a second time, beside it."""
+    """Uses the input of the rectifier a second time, on a path around it."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.norm(self.first(images))
@@ -34,7 +34,7 @@ class Residual(Small):
 
 
 class Gated(Small):
-    """A squeeze-and-excite gate: its sigmoid keeps its own gradient."""
+    """Has a squeeze-and-excite gate, whose sigmoid keeps its own gradient."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.act(self.norm(self.first(images)))
@@ -43,7 +43,7 @@ class Gated(Small):
 
 
 class Normalised(Small):
-    """`F.normalize` clamps to an epsilon, which is no rectifier."""
+    """Calls `F.normalize`, which clamps to an epsilon and is no rectifier."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.normalize(self.act(self.first(images)), dim=1)
@@ -51,14 +51,14 @@ class Normalised(Small):
 
 
 class Bounded(Small):
-    """`clamp(0, 1)` of the input, which is no rectifier."""
+    """Clamps the input to [0, 1], which is no rectifier."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.clamp(0, 1))
 
 
 class ParameterSide(Small):
-    """A rectifier on a parameter, from which no way leads to the images."""
+    """Rectifies a parameter, from which no path leads to the images."""
 
     def __init__(self) -> None:
         super().__init__(torch.tanh)
@@ -69,7 +69,7 @@ class ParameterSide(Small):
 
 
 class Mixed(Small):
-    """Functional, in place, and one module for all."""
+    """Rectifies by functions, in place, and with one module used several times."""
 
     def __init__(self) -> None:
         super().__init__(nn.ReLU())
