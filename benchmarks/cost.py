@@ -21,12 +21,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 import torchvision
-from lightning_saliency.callback.build import build_observer, build_publisher
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch, explain
 from lightning_saliency.attribution.passes import compute
+from lightning_saliency.callback.build import build_observer, build_publisher
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.callback.options import Options
 from lightning_saliency.callback.publisher import Publisher

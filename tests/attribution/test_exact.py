@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from networks import ACTIVATIONS, RandomNetwork, Small
+from networks import ACTIVATIONS, RandomNetwork, Small, roughen
 from oracle import oracle, relative_error
 from torch import nn
 
@@ -16,26 +16,6 @@ from lightning_saliency.attribution.rules import RULES
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:no rectifier")
-
-
-def roughen(model: nn.Module) -> nn.Module:
-    """Change a freshly initialised network so that every branch contributes to its maps.
-
-    Batch norms get random statistics, because means of 0 and variances of 1 would hide mistakes in
-    scale and sign. Constant parameters get noise: many networks start with a scale of 0 or 1e-6, or
-    with a head of zeros, which would leave nothing to test.
-    """
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                shape = module.running_mean.shape
-                module.running_mean.copy_(0.1 * torch.randn(shape, generator=generator))
-                module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
-        for parameter in model.parameters():
-            if parameter.numel() > 1 and parameter.min() == parameter.max():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model
 
 
 def worst_error(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> float:

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 import torchvision
 from captum.attr import Deconvolution, GuidedBackprop
 from matrix import CLASSES, Shapes, Touchy
-from networks import Residual
+from networks import Residual, roughen
 from oracle import oracle, relative_error
 from pytorch_lightning.loggers import TensorBoardLogger
-from test_exact import roughen
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from training import callback, fit, pictures

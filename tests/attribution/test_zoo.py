@@ -9,8 +9,8 @@ import pytest
 import timm
 import torch
 import torchvision
+from networks import roughen
 from oracle import oracle, relative_error
-from test_exact import roughen
 from torch import nn
 
 from lightning_saliency import explain

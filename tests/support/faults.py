@@ -143,7 +143,7 @@ FAULTS: dict[str, Fault] = {
         _patched(writer, "encode_observation", ValueError("no")), "ValueError: no"
     ),
     "judging raises": Fault(
-        _patched(evaluate, "_compared", ValueError("no")), "ValueError: no", _CHECKING
+        _patched(evaluate, "_compare", ValueError("no")), "ValueError: no", _CHECKING
     ),
     "the forward pass that hides what gained most raises": Fault(
         _patched(occlusion, "find_logits", ArithmeticError("no")), "ArithmeticError: no", _HIDING

@@ -152,3 +152,23 @@ class RandomNetwork(nn.Module):
                 }[kind]()
             )
         return self.head(sum(made[-3:], made[0]).mean(dim=(2, 3)))
+
+
+def roughen(model: nn.Module) -> nn.Module:
+    """Change a freshly initialised network so that every branch contributes to its maps.
+
+    Batch norms get random statistics, because means of 0 and variances of 1 would hide mistakes in
+    scale and sign. Constant parameters get noise: many networks start with a scale of 0 or 1e-6, or
+    with a head of zeros, which would leave nothing to test.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                shape = module.running_mean.shape
+                module.running_mean.copy_(0.1 * torch.randn(shape, generator=generator))
+                module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
+        for parameter in model.parameters():
+            if parameter.numel() > 1 and parameter.min() == parameter.max():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
