@@ -1,4 +1,4 @@
-"""Tiles and words laid out in one RGB picture, with numpy and PIL."""
+"""Tiles and words, laid out in one RGB picture with numpy and PIL."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ IMAGE_FORMATS: tuple[ImageFormat, ...] = ("jpeg", "png")
 
 Ink: TypeAlias = tuple[int, int, int]
 
-OVERLAY_GAMMA = 0.7  # of the strength of a map: brings up what is faint, less so the noise
-OVERLAY_DIMMED = 0.6  # how bright the image under a map is
+# Exponent of a map's strength in an overlay. Below 1, it brings up what is faint; much lower, it
+# would bring up the noise too.
+OVERLAY_GAMMA = 0.7
+OVERLAY_DIMMED = 0.6  # brightness of the image under a map, as a fraction
 
-_GAP = 6  # pixels between tiles, and around the sheet
-_TEXT = 13  # pixels of a letter's height: readable where a viewer shrinks the picture a little
-_LINE = 18  # pixels of a line of text
+# All sizes are in pixels.
+_GAP = 6  # between tiles, and around the sheet
+_BLOCK_GAP = 10  # between blocks of rows, in addition
+_TEXT = 13  # height of the font: still readable if a viewer shrinks the picture a little
+_LINE = 18  # height of a line of text
+_HEAD = 20  # height of a row's heading, clear of the frames of the tiles below
 _PAPER = (255, 255, 255)
 INK = (32, 33, 36)
 FAINT = (112, 117, 122)
-_FRAME = (24, 128, 56)  # of what is true
-_NARROWEST = 300  # pixels of a sheet's width: room for a title over a single tile
+_FRAME = (24, 128, 56)  # around a tile of a true class
+_EDGE = (218, 220, 224)  # around any other tile
+_NARROWEST = 300  # least width of a sheet: room for a title over a single tile
+_NAME_WIDTH = 180  # most that a row's name may take
+_LONGEST_TEXT = 1000  # letters; the rest of a longer text is not measured, which would be slow
 _JPEG_QUALITY = 90
-_JPEG_LONGEST = 65_500  # pixels per side, a limit of the format
-_LONGEST = 1000  # letters of a text that are looked at
-_NAME_WIDTH = 180  # pixels of a row's name, at most
+_JPEG_LONGEST = 65_500  # longest side that the format can hold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,9 +50,9 @@ class Tile:
 
     Attributes:
         picture: ``(size, size, 3)`` uint8.
-        name: Under it on the left; shortened where it does not fit.
-        note: Under it on the right; always whole.
-        framed: Whether a frame marks it as true.
+        name: Text under it on the left; shortened if it does not fit.
+        note: Text under it on the right; never shortened.
+        framed: Whether a green frame marks it as true.
         strong: Whether its words are bold.
     """
 
@@ -59,7 +65,10 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class RowName:
-    """What stands on the left of a row: a name, shortened to fit, and a note in a line below."""
+    """The words on the left of a row: a name and, in a line below, a faint note.
+
+    Both are shortened to fit, and either may be empty.
+    """
 
     name: str
     note: str = ""
@@ -72,14 +81,14 @@ def colorize(
 
     Args:
         values: ``(h, w)``, the map in units of its scale: ±1 saturates.
-        size: Pixels a side of the square to fill.
+        size: Pixels per side of the square to fill.
         style: ``"signed"``: red where the logit rises with the input, blue where it falls, white
-            at zero; ``"magnitude"``: from black to yellow; ``"overlay"``: the magnitude laid over
-            ``image``.
-        image: ``(size, size, 3)``, needed for an overlay.
+            at zero; ``"magnitude"``: from black to yellow; ``"overlay"``: the magnitude blended
+            with ``image``.
+        image: ``(size, size, 3)`` uint8, for an overlay; without it the magnitude is drawn.
 
     Returns:
-        ``(size, size, 3)``; a hatched tile where the map has values that are not finite.
+        ``(size, size, 3)`` uint8; a hatched tile if the map has values that are not finite.
     """
     if not np.isfinite(values).all():
         return _hatched(size)
@@ -91,23 +100,27 @@ def colorize(
         return _coloured(strength, "inferno")
     weight = strength.clip(0, 1)[..., None] ** OVERLAY_GAMMA
     grey = image.mean(axis=2, keepdims=True) * OVERLAY_DIMMED
-    laid: Picture = (grey * (1 - weight) + _coloured(strength, "hot") * weight).astype(np.uint8)
-    return laid
+    overlay: Picture = (grey * (1 - weight) + _coloured(strength, "hot") * weight).astype(np.uint8)
+    return overlay
 
 
-def _coloured(values: NDArray[Any], table: str) -> Picture:
-    picture: Picture = _colours(table)[_index(values)]
+def _coloured(values: NDArray[Any], colours: str) -> Picture:
+    """``values`` ``(h, w)``, clipped to [0, 1], in the colours of a colour map of matplotlib."""
+    picture: Picture = _colour_table(colours)[_to_bytes(values)]
     return picture
 
 
-def _index(values: NDArray[Any]) -> NDArray[np.uint8]:
-    indices: NDArray[np.uint8] = (values.clip(0, 1) * 255).round().astype(np.uint8)
-    return indices
+def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """``values``, clipped to [0, 1], as 0 to 255."""
+    scaled: NDArray[np.uint8] = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    return scaled
 
 
 @cache
-def _colours(name: str) -> Picture:
-    from matplotlib import colormaps  # takes a moment to import, and few commands draw
+def _colour_table(name: str) -> Picture:
+    """The 256 colours of a colour map, ``(256, 3)``."""
+    # Matplotlib takes a moment to import, and only few commands draw.
+    from matplotlib import colormaps
 
     table: Picture = colormaps[name](np.linspace(0, 1, 256), bytes=True)
     return np.ascontiguousarray(table[:, :3])
@@ -120,9 +133,15 @@ def _hatched(size: int) -> Picture:
 
 
 def fit(values: NDArray[Any], size: int) -> NDArray[Any]:
-    """Scale ``(h, w)`` or ``(h, w, 3)`` to fill a square of ``size`` pixels, centred, zero around.
+    """Scale ``values`` to fill a square, keeping the aspect ratio.
 
-    Few pixels stay squares with sharp edges, as they are; many are interpolated.
+    Args:
+        values: ``(h, w)`` or ``(h, w, 3)``. At half of ``size`` or less, its pixels stay squares
+            with sharp edges; otherwise they are interpolated.
+        size: Pixels per side of the square.
+
+    Returns:
+        ``(size, size)`` or ``(size, size, 3)``, ``values`` in its centre and zero around it.
     """
     height, width = values.shape[:2]
     longest = max(height, width)
@@ -137,13 +156,18 @@ def fit(values: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def photo(image: NDArray[Any], size: int) -> Picture:
-    """A tile of an image ``(C, H, W)`` in [0, 1]; other than three channels are shown as grey."""
+    """Draw an image ``(C, H, W)`` in [0, 1] as ``(size, size, 3)`` uint8.
+
+    Any number of channels other than three is shown as their mean, in grey.
+    """
     channels = image if len(image) == 3 else image.mean(axis=0, keepdims=True).repeat(3, axis=0)
-    return fit(np.ascontiguousarray(_index(channels.transpose(1, 2, 0))), size)
+    return fit(np.ascontiguousarray(_to_bytes(channels.transpose(1, 2, 0))), size)
 
 
 def sharp_size(height: int, width: int, size: int) -> int:
-    """The largest side up to ``size`` at which every pixel of a small image is equally large.
+    """The largest tile, up to ``size``, in which all pixels of a small image are equally large.
+
+    An image of more than half of ``size`` is interpolated anyway, so that it gets all of it.
 
     Example:
         >>> sharp_size(28, 28, 96), sharp_size(224, 224, 96)
@@ -160,92 +184,128 @@ def sheet(
     aside: str = "",
     foot: str = "",
     lead: Tile | None = None,
+    notes: Sequence[str] = (),
+    whole_notes: bool = False,
     column_names: Sequence[str] = (),
     row_names: Sequence[RowName] = (),
     row_heads: Sequence[str] = (),
+    block: int | None = None,
 ) -> Picture:
     """Lay out ``rows`` of equally large tiles under a title.
 
     Args:
         rows: ``None`` leaves a place empty.
         title: In bold at the top left.
-        aside: At the top right, faint; below the title if there is a ``lead``.
-        foot: Below everything, faint; below the ``aside`` if there is a ``lead``.
+        aside: At the top right, faint. Not drawn if there is a ``lead``.
+        foot: Below everything, faint. Not drawn if there is a ``lead``.
         lead: A tile at the top left, with the title next to it.
+        notes: Faint lines under the title, next to the ``lead``.
+        whole_notes: Whether the sheet grows until the notes fit; if not, they are shortened.
         column_names: One per column, above the first row.
         row_names: One per row, on its left.
         row_heads: One per row, faint, in a line above it.
+        block: How many rows belong together. Blocks of rows are set apart; ``None`` for no blocks.
     """
     size = next(tile.picture.shape[0] for row in rows for tile in row if tile is not None)
-    columns = max(len(row) for row in rows)
-    names = [_row_lines(name) for name in row_names]
-    margin = _GAP + (_widest([line for lines in names for line in lines]) + _GAP if names else 0)
-    words = any(tile and (tile.name or tile.note) for row in rows for tile in row)
-    over = _LINE if row_heads else 0
-    pitch = over + size + _GAP + (_LINE if words else 0)
-    head = _GAP + (size + _LINE + _GAP if lead else _LINE)
-    top = head + (_LINE if column_names else 0)
-    width = margin + columns * (size + _GAP)
-    height = top + len(rows) * pitch + (_GAP if lead or not foot else _LINE + 2)
-    canvas = Image.new("RGB", (max(width, _NARROWEST), height), _PAPER)
+    names = [_row_name_lines(name) for name in row_names]
+    widest_name = _widest([text for lines in names for text, _ in lines])
+    margin = _GAP + (widest_name + _GAP if names else 0)
+    width, head = _head_size(size, lead, notes if whole_notes else ())
+    width = max(width, margin + max(map(len, rows)) * (size + _GAP))
+    first = head + (_LINE if column_names else 0)
+    *tops, bottom = _row_tops(rows, first, size, _HEAD if row_heads else 0, block)
+    height = bottom + (_LINE + 2 if foot and not lead else _GAP)
+    canvas = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    _write_head(canvas, draw, title, aside, foot, lead)
+    if lead is None:
+        _write(draw, (_GAP, _GAP - 2), width - 2 * _GAP, title, aside, bold=True)
+        _write(draw, (_GAP, height - _LINE), width - 2 * _GAP, "", foot)
+    else:
+        _draw_lead(canvas, draw, lead, title, notes)
     for column, name in enumerate(column_names):
         _write(draw, (margin + column * (size + _GAP), head), size, name)
-    for r, row in enumerate(rows):
-        y = top + r * pitch + over
-        if row_heads:
-            _write(draw, (margin, y - _LINE), columns * (size + _GAP), row_heads[r], ink=FAINT)
-        if names:
-            _write_row_name(draw, (margin - _GAP, y + size // 2), names[r])
-        for c, tile in enumerate(row):
+    for y, text in zip(tops, row_heads, strict=False):
+        _write(draw, (margin, y - _HEAD), width - margin - _GAP, text, ink=FAINT)
+    for y, lines in zip(tops, names, strict=False):
+        _write_row_name(draw, (margin - _GAP, y + size // 2), lines)
+    for y, row in zip(tops, rows, strict=True):
+        for column, tile in enumerate(row):
             if tile is not None:
-                _place(canvas, draw, tile, margin + c * (size + _GAP), y)
+                _draw_tile(canvas, draw, tile, margin + column * (size + _GAP), y)
     return np.asarray(canvas)
 
 
-def _row_lines(row: RowName) -> list[str]:
-    return [_shortened(text, _NAME_WIDTH, bold=False) for text in (row.name, row.note) if text]
+def _head_size(size: int, lead: Tile | None, whole_notes: Sequence[str]) -> tuple[int, int]:
+    """The least width of a sheet, and the height of what stands above its rows."""
+    if lead is None:
+        return _NARROWEST, _GAP + _LINE
+    width = _lead_margin(size) + _widest(whole_notes) + 1 + _GAP  # 1 for what was rounded off
+    lines = (1 + len(whole_notes)) * _LINE
+    return max(width, _NARROWEST), _GAP + max(size + _LINE, lines) + _GAP
+
+
+def _lead_margin(size: int) -> int:
+    """How far from the left the words next to a lead begin."""
+    return size + 3 * _GAP
+
+
+def _row_tops(
+    rows: Sequence[Sequence[Tile | None]], first: int, size: int, over: int, block: int | None
+) -> list[int]:
+    """The top of each row of tiles, then the bottom of the last one.
+
+    Args:
+        rows: One that has no words under its tiles is lower than the others.
+        first: Where the first row begins.
+        size: Pixels per side of a tile.
+        over: Pixels that a row needs above its tiles.
+        block: Number of rows in a block.
+    """
+    tops, y = [], first
+    for number, row in enumerate(rows):
+        if block and number and number % block == 0:
+            y += _BLOCK_GAP
+        tops.append(y + over)
+        words = any(tile and (tile.name or tile.note) for tile in row)
+        y = tops[-1] + size + _GAP + (_LINE if words else 0)
+    return [*tops, y]
+
+
+def _row_name_lines(row: RowName) -> list[tuple[str, Ink]]:
+    """The lines of a row's name, each with its colour."""
+    lines = ((row.name, INK), (row.note, FAINT))
+    return [(_shortened(text, _NAME_WIDTH, bold=False), ink) for text, ink in lines if text]
 
 
 def _write_row_name(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str]
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[tuple[str, Ink]]
 ) -> None:
-    """Lines that end at ``place`` and are centred on its height, the first one in ink."""
+    """Write lines that end at ``place`` and are centred on its height."""
     x, middle = place
-    for number, (text, ink) in enumerate(zip(lines, (INK, FAINT), strict=False)):
+    for number, (text, ink) in enumerate(lines):
         y = middle + int((number - (len(lines) - 1) / 2) * _LINE)
         draw.text((x, y), text, ink, _font(), anchor="rm")
 
 
-def _write_head(
-    canvas: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    title: str,
-    aside: str,
-    foot: str,
-    lead: Tile | None,
+def _draw_lead(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, lead: Tile, title: str, notes: Sequence[str]
 ) -> None:
-    if lead is None:
-        room = canvas.width - 2 * _GAP
-        _write(draw, (_GAP, _GAP - 2), room, title, aside, bold=True)
-        _write(draw, (_GAP, canvas.height - _LINE), room, "", foot)
-        return
-    _place(canvas, draw, lead, _GAP, _GAP)
-    left = 3 * _GAP + lead.picture.shape[0]
+    """Draw the tile at the top left and the words next to it."""
+    _draw_tile(canvas, draw, lead, _GAP, _GAP)
+    left = _lead_margin(lead.picture.shape[0])
     room = canvas.width - left - _GAP
     _write(draw, (left, _GAP), room, title, bold=True)
-    for line, words in enumerate((aside, *foot.split("; ")), start=1):
-        _write(draw, (left, _GAP + line * _LINE), room, words, ink=FAINT)
+    for line, note in enumerate(notes, start=1):
+        _write(draw, (left, _GAP + line * _LINE), room, note, ink=FAINT)
 
 
-def _place(canvas: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: int) -> None:
+def _draw_tile(canvas: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: int) -> None:
     size = tile.picture.shape[0]
     canvas.paste(Image.fromarray(tile.picture), (x, y))
     if tile.framed:
         draw.rectangle((x - 2, y - 2, x + size + 1, y + size + 1), outline=_FRAME, width=3)
     else:
-        draw.rectangle((x, y, x + size - 1, y + size - 1), outline=(218, 220, 224))
+        draw.rectangle((x, y, x + size - 1, y + size - 1), outline=_EDGE)
     note_ink = INK if tile.strong else FAINT
     _write(draw, (x, y + size + 2), size, tile.name, tile.note, bold=tile.strong, aside=note_ink)
 
@@ -261,6 +321,18 @@ def _write(
     ink: Ink = INK,
     aside: Ink = FAINT,
 ) -> None:
+    """Write a line of ``width`` pixels from ``place``: shortened on the left, whole on the right.
+
+    Args:
+        draw: What to write on.
+        place: The top left corner of the line.
+        width: Pixels of the line.
+        left: Text that gives way.
+        right: Text that does not.
+        bold: Whether the line is bold. Text on the right is only if it is in ``ink`` too.
+        ink: Colour of the text on the left.
+        aside: Colour of the text on the right.
+    """
     x, y = place
     right_font = _font(bold and aside == ink)
     room = width - (right_font.getlength(right) + 4 if right else 0)
@@ -269,7 +341,8 @@ def _write(
 
 
 def _shortened(text: str, width: float, *, bold: bool) -> str:
-    text = " ".join(text[:_LONGEST].split())  # a line break in a name would leave its line
+    # A line break in a name would start a second line, over whatever is below.
+    text = " ".join(text[:_LONGEST_TEXT].split())
     if _font(bold).getlength(text) <= width:
         return text
     while text and _font(bold).getlength(text + "…") > width:
@@ -283,16 +356,17 @@ def _widest(texts: Sequence[str]) -> int:
 
 @cache
 def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
-    from matplotlib import get_data_path  # its font has Latin, Greek and Cyrillic letters
+    # Matplotlib's font has Latin, Greek and Cyrillic letters; that of PIL has Latin ones alone.
+    from matplotlib import get_data_path
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", name)), _TEXT)
 
 
 def encode(picture: Picture, image_format: ImageFormat) -> bytes:
-    """``picture`` as a JPEG (quality 90, colour not subsampled) or PNG file.
+    """Encode ``picture`` as a JPEG (quality 90, colour not subsampled) or PNG file.
 
-    PNG also where a side is too long for JPEG, as in a film strip of a thousand classes.
+    A picture with a side too long for JPEG becomes a PNG: a film strip of a thousand classes.
     """
     buffer = io.BytesIO()
     image = Image.fromarray(picture)

@@ -1,7 +1,7 @@
 """Figures for notebooks and papers: the four panels of an explanation, drawn by matplotlib.
 
-Only :class:`matplotlib.figure.Figure` is used, never pyplot: no window, no backend and no list of
-open figures is touched, so nothing has to be closed.
+Only :class:`matplotlib.figure.Figure` is used, never pyplot. So no window is opened, no backend is
+chosen, and no figure has to be closed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from lightning_saliency.probe.batch import ProbeBatch
 Panel: TypeAlias = NDArray[np.float32]  # (H, W), or (H, W, 3) in [0, 1]
 
 SATURATION = 5.0  # root mean squares of an attribution at which its colours end, as in FlashTorch
-COLOURS = "inferno"  # even in lightness, so also right in grey and for the colour-blind
+COLOURS = "inferno"  # even in lightness, so it reads well in grey and for the colour-blind
 _MOST_ROWS = 40
+_WIDE = 5  # inches; a narrower figure has a smaller font
 _INK, _FAINT = (tuple(channel / 255 for channel in ink) for ink in (INK, FAINT))
 _GAP = 0.06  # inches between panels
-_LINE = 1.5  # height of a line of text and what is around it, in font sizes
-_LETTER = 0.75  # width of a letter, rather more than less, likewise
+_LINE = 1.5  # height of a line of text with the space around it, in font sizes
+_LETTER = 0.75  # width of a letter in font sizes, estimated generously
 
 
 def plot(
@@ -57,41 +58,42 @@ def plot(
     """Draw attributions in rows of four panels, as FlashTorch does.
 
     1. The image. Any number of channels other than three is shown as their mean, in grey.
-    2. The attribution by colour channel: mid grey is zero, and red lighter than that says that
-       more red would raise the logit. All channels are on one scale, which ends at five times
-       the root mean square. Without three channels: the strongest of them, in grey.
-    3. Its maximum over the channels, from black (zero) to yellow, on the scale of panel 2.
-    4. That over the dimmed image.
+    2. The attribution by colour channel. Mid grey is zero; where red is lighter than that, more
+       red would raise the logit. All channels share one scale, which ends at five times the root
+       mean square. Without three channels: the strongest of them at each pixel, in grey.
+    3. The maximum of panel 2 over the channels, on its scale, from black (zero) to yellow.
+    4. Panel 3 over the dimmed image.
 
-    Each row is on a scale of its own, so rows are not to be compared in strength.
+    Each row has a scale of its own, so strengths cannot be compared between rows.
 
     Args:
-        attributions: By rule, ``(N, K, C, H, W)``; this and the next two are what
-            :func:`explain` found.
-        explained: ``(N, K)``, the class that each attribution explains.
+        attributions: By rule, ``(N, K, C, H, W)``, in logits per input unit, as :func:`explain`
+            returns them; likewise the next two.
+        explained: ``(N, K)`` int64, the class that each attribution explains.
         logits: ``(N, num_classes)``.
-        probe: The images that were explained. A ``ProbeBatch`` knows class names, and with its
-            ``mean`` and ``std`` shows the images as a person knows them; a tensor ``(N, C, H, W)``
-            is shown from its lowest to its highest value, and classes by number.
-        rule: The rule or rules to draw, one row each; all that were explained by default.
-        image: Which image; all by default.
-        targets: The class or classes to draw, one row each. By default, of one image all that
-            were explained; of several images one each, the label, else the strongest explained.
+        probe: The images that were explained. A ``ProbeBatch`` brings class names and, with
+            ``mean`` and ``std``, shows images in their own colours. A tensor ``(N, C, H, W)`` is
+            shown from its lowest to its highest value, and its classes by number.
+        rule: The rule or rules to draw, one row each; by default all that were explained.
+        image: The number of the image to draw; by default all.
+        targets: The class or classes to draw, one row each. By default all that were explained if
+            one image is drawn; if several are, one class each: the label, or the strongest class
+            if the label was not explained.
         reduce: How panels 3 and 4 reduce the channels: ``"max"`` is FlashTorch's signed maximum,
             drawn from zero up; see :func:`maps.reduce_channels`.
-        width: Of the figure, in inches: 7 fills a page, 3.4 one of two columns.
+        width: Width of the figure in inches: 7 fills a page, 3.4 one of two columns.
 
     Returns:
-        A figure on white paper, whatever the style. A notebook shows it, with or without
-        ``%matplotlib``, and ``savefig`` writes it at 300 dots per inch; in a PDF its words are
-        text.
+        A figure on white paper, whatever the style of matplotlib. A notebook shows it, with or
+        without ``%matplotlib``. ``savefig`` writes it at 300 dots per inch; in a PDF, its words
+        are text.
 
     Raises:
         TypeError: ``probe`` is neither a ``ProbeBatch`` nor a tensor of floating-point images.
-        KeyError: A rule that was not explained.
-        IndexError: No such image.
-        ValueError: Images that do not fit the attributions, a class that was not explained, or
-            more rows than a figure can hold.
+        KeyError: A rule was not explained.
+        IndexError: There is no such image.
+        ValueError: The images do not fit the attributions, a class was not explained, or a figure
+            cannot hold that many rows.
 
     Example:
         >>> from torch import nn
@@ -115,8 +117,7 @@ def plot(
     images = probe.displayed()
     figure, axes = _empty(len(drawn), width, shape[-2:])
     size, several = _font_size(width), len(rules) > 1
-    heads = _heads("attribution" if several else rules[0], shape[2], reduce)
-    for ax, head in zip(axes[0], heads, strict=True):
+    for ax, head in zip(axes[0], _panel_heads(rules, shape[2], reduce, width), strict=True):
         ax.set_title(head, fontsize=size, color=_INK, loc="left", pad=3)
     for row, (i, k, name) in zip(axes, drawn, strict=True):
         _draw_row(row, images[i], shown[name][i, k], reduce)
@@ -126,15 +127,15 @@ def plot(
 
 
 class _PaperFigure(Figure):
-    """Saved as fine as print wants it, and shown by notebooks that never imported pyplot."""
+    """A figure that is fine enough for print, and shown by notebooks that never imported pyplot."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        if rcParams["savefig.dpi"] == "figure":  # else the user has chosen
+        if rcParams["savefig.dpi"] == "figure":  # Any other value is the user's own choice.
             options.setdefault("dpi", 300)
         super().savefig(fname, **options)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        # IPython's formatter for figures, registered with the inline backend, goes before this.
+        # Where the inline backend is active, IPython's own formatter for figures takes precedence.
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=2 * self.dpi)
         width, height = (round(side * self.dpi) for side in self.get_size_inches())
@@ -189,7 +190,7 @@ def _chosen_rows(
     image: int | None,
     targets: int | Sequence[int] | None,
 ) -> list[tuple[int, int]]:
-    """Which image and which of its explained classes each row shows."""
+    """The image of each row and, among the classes explained of it, the column to draw."""
     count = len(probe)
     if image is not None and not -count <= image < count:
         raise IndexError(f"`image` must be from 0 to {count - 1}, got {image}.")
@@ -204,22 +205,22 @@ def _chosen_rows(
 
 def _column(explained: list[int], target: int, image: int) -> int:
     if target not in explained:
-        told = ", ".join(map(str, explained[:12])) + (", …" if len(explained) > 12 else "")
+        listed = ", ".join(map(str, explained[:12])) + (", …" if len(explained) > 12 else "")
         raise ValueError(
-            f"`targets` must be classes that were explained, of image {image} {told}; got "
+            f"`targets` must be classes that were explained, of image {image} {listed}; got "
             f"{target}. Ask for it with `explain(model, images, {target})`."
         )
     return explained.index(target)
 
 
 def _foremost(explained: list[int], logits: Tensor, true: set[int]) -> int:
-    """The column of the label, or of the strongest class if the label was not explained."""
+    """Find the column of the label, or of the strongest class if the label was not explained."""
     strength = logits[explained].nan_to_num().tolist()
     return max(range(len(explained)), key=lambda k: (explained[k] in true, strength[k]))
 
 
 def _empty(rows: int, width: float, shape: Sequence[int]) -> tuple[Figure, NDArray[Any]]:
-    """A figure of equal panels as high as its rows need, and its axes ``(rows, 4)``."""
+    """Make a figure of equal panels, as high as its rows need, and its axes ``(rows, 4)``."""
     panel = (width - 5 * _GAP) / 4
     line = _LINE * _font_size(width) / 72
     height = rows * (panel * shape[0] / shape[1] + line + _GAP) + 2 * line + _GAP
@@ -234,32 +235,39 @@ def _empty(rows: int, width: float, shape: Sequence[int]) -> tuple[Figure, NDArr
 
 
 def _font_size(width: float) -> float:
-    return 8.0 if width >= 5 else 6.5  # points
+    return 8.0 if width >= _WIDE else 6.5  # points
 
 
-def _heads(rule: str, channels: int, reduce: Reduce) -> tuple[str, ...]:
-    name = rule.replace("_", " ")
+def _panel_heads(
+    rules: Sequence[str], channels: int, reduce: Reduce, width: float
+) -> tuple[str, ...]:
+    """The heads of the four panels."""
     panel = {1: "signed", 3: "by colour channel"}.get(channels, "strongest channel")
+    if len(rules) > 1:  # The label of each row names its rule.
+        # In a narrow figure, the line would run into the next head.
+        panel = panel if width >= _WIDE else panel.replace(" channel", "\nchannel")
+        return ("input", panel, TITLES[reduce], "overlay")
+    name = rules[0].replace("_", " ")
     return ("input", f"{name}\n{panel}", f"{name}\n{TITLES[reduce]}", "overlay")
 
 
 def _words(probe: ProbeBatch, target: int, logits: Tensor) -> tuple[str, str]:
     """The name of a class and its probability."""
-    known = probabilities(logits[None].detach().float(), multi_label=probe.multi_label)
+    found = probabilities(logits[None].detach().float(), multi_label=probe.multi_label)
     name = " ".join(probe.class_name(target).split())
-    return (name if probe.class_names else f"class {name}"), percent(float(known[0, target]))
+    return (name if probe.class_names else f"class {name}"), percent(float(found[0, target]))
 
 
 def _write_label(ax: Axes, words: tuple[str, str], rule: str, width: float) -> None:
-    """Under the first panel, where words are level and have the width of all four."""
+    """Write the class, its probability and the rule under a row, from its left edge on."""
     size = _font_size(width)
     after = " · ".join(filter(None, (words[1], rule)))
     room = int(width * 72 / (_LETTER * size)) - len(after) - 3
     text = f"{shorten(words[0], room)} · {after}"
-    ax.set_xlabel(" ", fontsize=size, labelpad=2)  # keeps a line free
+    ax.set_xlabel(" ", fontsize=size, labelpad=2)  # This keeps a line free for the label.
     label = ax.annotate(text, (0, 0), (0, -3), **_BELOW, fontsize=size, color=_INK)
-    label.set_in_layout(False)  # else a long one would push the panels together
-    label.set_parse_math(False)  # a dollar in a name is a dollar
+    label.set_in_layout(False)  # In the layout, a long label would push the panels together.
+    label.set_parse_math(False)  # A dollar in a name does not begin a formula.
 
 
 _BELOW: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
@@ -289,13 +297,13 @@ def _show(ax: Axes, panel: Panel, colours: str = "gray") -> None:
 
 
 def _photo(image: Tensor) -> Panel:
-    """``(C, H, W)`` in [0, 1] as matplotlib takes it; grey where there are no three channels."""
+    """An image ``(C, H, W)`` in [0, 1] as matplotlib takes it; grey unless it has three channels."""
     panel: Panel = (image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)).numpy()
     return panel
 
 
 def _signed(attribution: Tensor) -> Panel:
-    """Zero at mid grey, 1 at white, −1 at black; in colour where there are three channels."""
+    """Zero at mid grey, 1 at white, −1 at black; in colour if there are three channels."""
     values = attribution if len(attribution) == 3 else strongest_channel(attribution)[None]
     return _photo((values / 2 + 0.5).clamp(0, 1))
 
@@ -303,5 +311,5 @@ def _signed(attribution: Tensor) -> Panel:
 def _overlay(photo: Panel, strength: Panel) -> Panel:
     grey = OVERLAY_DIMMED * (photo.mean(axis=2) if photo.ndim == 3 else photo)[..., None]
     weight = strength[..., None] ** OVERLAY_GAMMA
-    laid: Panel = grey * (1 - weight) + colormaps[COLOURS](strength)[..., :3] * weight
-    return laid.astype(np.float32)
+    overlay: Panel = grey * (1 - weight) + colormaps[COLOURS](strength)[..., :3] * weight
+    return overlay.astype(np.float32)

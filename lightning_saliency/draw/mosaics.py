@@ -1,9 +1,8 @@
-"""The pictures of a run: one mosaic per image and observation, one film strip per image and run."""
+"""The pictures of a run: one mosaic per image and observation, one film strip per image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -33,19 +32,23 @@ _LEGENDS: dict[Style, str] = {
     "magnitude": "the brighter, the stronger",
     "overlay": "the hotter, the stronger",
 }
-_COLUMNS = 4  # four tiles of 96 pixels are as wide as TensorBoard's Images tab shows a picture
+# Four tiles of 96 pixels are as wide as TensorBoard's Images tab shows a picture.
+_COLUMNS = 4
 
 
 class MosaicRenderer:
-    """Draws what snapshots saw of a probe.
+    """Draws the snapshots of one probe.
 
     Args:
         probe: The images and the names of their classes.
         style: How a map is coloured; see :func:`canvas.colorize`.
-        scale: ``"map"``: each map saturates at its own peak; a number: all saturate there, in
+        scale: ``"map"``: each map saturates at its own peak. A number: all saturate there, in
             logits per input unit, so that strengths can be compared over the whole run.
-        size: Pixels per side of a tile, at most.
+        size: Most pixels per side of a tile; see :func:`canvas.sharp_size`.
         one_logit: Whether the model has a single logit, which stands for class 1 against class 0.
+
+    Attributes:
+        size: Pixels per side of a tile.
     """
 
     def __init__(
@@ -67,65 +70,93 @@ class MosaicRenderer:
         return torch.from_numpy(np.stack(self._photos))
 
     def mosaic(self, snapshot: Snapshot, image: int) -> Picture:
-        """Image number ``image`` and one tile per target, the true class framed.
+        """Draw image number ``image`` and its maps, the true class framed.
 
-        The maps of one rule flow around the image. Several rules stand under each other, so that
-        the maps of one class form a column: one row of tiles per rule, named.
+        The maps of one rule flow around the image. The maps of several rules stand in blocks
+        under the image: one row per rule, which its heading names, and one column per class.
         """
-        lay_out = partial(
-            sheet,
+        if len(snapshot.rules) > 1:
+            return self._blocks(snapshot, image)
+        (rule,) = snapshot.rules
+        count = snapshot.targets.shape[1]
+        tiles = [self._photo(image)]
+        tiles += [self._tile(snapshot, rule, image, k) for k in range(count)]
+        return sheet(
+            _in_rows(tiles),
             title=snapshot.caption,
-            aside=self._aside(snapshot.rules),
+            aside=self._name_rule(rule),
             foot=_LEGENDS[self._style],
         )
-        count = snapshot.targets.shape[1]
-        if len(snapshot.rules) == 1:
-            (rule,) = snapshot.rules
-            tiles = [self._photo(image)]
-            tiles += [self._tile(snapshot, rule, image, k) for k in range(count)]
-            return lay_out(_in_rows(tiles))
-        blocks = _in_rows(range(count))
-        return lay_out(
-            [
-                [self._tile(snapshot, rule, image, k) for k in block]
-                for block in blocks
-                for rule in snapshot.rules
-            ],
+
+    def _blocks(self, snapshot: Snapshot, image: int) -> Picture:
+        """The mosaic of several rules."""
+        rules, blocks = snapshot.rules, _in_rows(range(snapshot.targets.shape[1]))
+        # A column has one class, so that its name stands once in a block, under the last row.
+        rows = [
+            [self._tile(snapshot, rule, image, k, captioned=rule == rules[-1]) for k in block]
+            for block in blocks
+            for rule in rules
+        ]
+        return sheet(
+            rows,
+            title=snapshot.caption,
             lead=self._photo(image),
-            row_heads=[_in_words(rule) for _ in blocks for rule in snapshot.rules],
+            notes=self._notes(rules),
+            whole_notes=True,
+            row_heads=[_in_words(rule) for _ in blocks for rule in rules],
+            block=len(rules),
         )
 
     def filmstrip(self, snapshots: Sequence[Snapshot], image: int) -> Picture:
-        """One row per target and rule, one column per snapshot, under the image itself."""
+        """Draw one row per target and rule and one column per snapshot, under the image itself.
+
+        Args:
+            snapshots: One or more of one run, in the order in which they were taken.
+            image: The number of the image.
+        """
         columns = torch.stack([s.targets[image] for s in snapshots], dim=1)  # (K, snapshots)
         rules = snapshots[0].rules
+        several = len(rules) > 1
         rows, names = [], []
         for k, classes in enumerate(columns.tolist()):
             steady = len(set(classes)) == 1
-            name = self._row_name(k, classes[0], steady)
             for rule in rules:
-                rows.append([self._tile(s, rule, image, k, named=not steady) for s in snapshots])
-                names.append(RowName(name, _in_words(rule) if len(rules) > 1 else ""))
+                # The rows of a class form a block, in which its name and probabilities stand once.
+                last = rule == rules[-1]
+                row = [
+                    self._tile(s, rule, image, k, named=not steady, captioned=last)
+                    for s in snapshots
+                ]
+                name = self._row_name(k, classes[0], steady) if rule == rules[0] else ""
+                rows.append(row)
+                names.append(RowName(name, _in_words(rule) if several else ""))
         return sheet(
             rows,
             title=self._probe.image_name(image),
-            aside=self._aside(rules),
-            foot=f"{_LEGENDS[self._style]}; framed: the true class; bold: the predicted class",
             lead=self._photo(image),
+            notes=self._notes(rules),
+            whole_notes=several,
             column_names=[s.caption for s in snapshots],
             row_names=names,
+            block=len(rules) if several else None,
         )
 
-    def _aside(self, rules: Sequence[str]) -> str:
-        """The rules, and the scale if the maps share one."""
-        return " and ".join(map(_in_words, rules)) + (
-            "" if self._scale == "map" else f" ±{self._scale:g}"
-        )
+    def _notes(self, rules: Sequence[str]) -> list[str]:
+        """What a reader of several maps must know, one line each."""
+        notes = [_LEGENDS[self._style], "framed: the true class", "bold: the predicted class"]
+        if len(rules) == 1:
+            return [self._name_rule(rules[0]), *notes]
+        # Several rules are named next to their rows.
+        return notes if self._scale == "map" else [*notes, f"colours end at ±{self._scale:g}"]
+
+    def _name_rule(self, rule: str) -> str:
+        """The rule, and the scale if the maps share one."""
+        return _in_words(rule) + ("" if self._scale == "map" else f" ±{self._scale:g}")
 
     def _row_name(self, k: int, target: int, steady: bool) -> str:
         """The class of a row; its rank if the class changes from one snapshot to the next."""
         if steady:
-            return self._probe.class_name(self._class_of(target))
+            return self._probe.class_name(self._find_class(target))
         return f"top {k + 1}" if self._probe.labels is None else f"other {k}"
 
     def _photo(self, image: int) -> Tile:
@@ -134,18 +165,36 @@ class MosaicRenderer:
         return Tile(self._photos[image], name or "input", framed=bool(true))
 
     def _tile(
-        self, snapshot: Snapshot, rule: str, image: int, k: int, *, named: bool = True
+        self,
+        snapshot: Snapshot,
+        rule: str,
+        image: int,
+        k: int,
+        *,
+        named: bool = True,
+        captioned: bool = True,
     ) -> Tile:
-        target = self._class_of(int(snapshot.targets[image, k]))
+        """The map of target number ``k`` by ``rule``.
+
+        Args:
+            snapshot: Holds the map.
+            rule: One of the snapshot's rules.
+            image: The number of the image.
+            k: The column of the image's targets.
+            named: Whether the caption has the name of the class.
+            captioned: Whether there is a caption. Maps that are not finite say so without one.
+        """
+        target = self._find_class(int(snapshot.targets[image, k]))
         probability = float(snapshot.probabilities[image, k])
         values = snapshot.maps[rule][image, k].float().numpy()
         if self._scale != "map":
             values = values * (float(snapshot.peaks[rule][image, k]) / self._scale)
         finite = bool(np.isfinite(values).all())
+        note = percent(probability) if captioned else ""
         return Tile(
             colorize(values, self.size, self._style, self._photos[image]),
-            self._probe.class_name(target) if named else "",
-            percent(probability) if finite else "not finite",
+            self._probe.class_name(target) if named and captioned else "",
+            note if finite else "not finite",
             framed=target in self._probe.true_classes(image),
             strong=self._is_predicted(snapshot, image, target, probability),
         )
@@ -157,7 +206,7 @@ class MosaicRenderer:
             return probability >= 0.5
         return snapshot.predicted is not None and target == int(snapshot.predicted[image])
 
-    def _class_of(self, target: int) -> int:
+    def _find_class(self, target: int) -> int:
         """The class that a target stands for: with a single logit, class 1."""
         return 1 if self._binary else target
 
@@ -167,5 +216,5 @@ def _in_words(rule: str) -> str:
 
 
 def _in_rows(items: Sequence[T]) -> list[Sequence[T]]:
-    """``items`` in rows of at most four."""
+    """Split ``items`` into rows of at most four."""
     return [items[start : start + _COLUMNS] for start in range(0, len(items), _COLUMNS)]

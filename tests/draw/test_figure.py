@@ -219,7 +219,7 @@ def test_all_rules_are_drawn_together_one_row_each():
     both = {"guided_backprop": first["guided_backprop"], "gradient": -second["guided_backprop"]}
     made = Explanation(both, first.targets, first.logits)
     figure = plot(made, torch.zeros(2, 3, 4, 4), image=1, targets=[2, 0])
-    assert heads(figure)[1:3] == ["attribution\nby colour channel", "attribution\nmax magnitude"]
+    assert heads(figure) == ["input", "by colour channel", "max magnitude", "overlay"]
     assert labels(figure) == [
         "class 2 · 9% · guided backprop",
         "class 2 · 9% · gradient",
