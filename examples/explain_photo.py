@@ -21,7 +21,8 @@ from torchvision import transforms
 from weights import NETWORKS, Network, package_folder
 
 from lightning_saliency import Explanation, explain
-from lightning_saliency.draw.canvas import RowName, Tile, colorize, photo, sheet
+from lightning_saliency.draw.canvas import RowName, Tile, sheet
+from lightning_saliency.draw.colours import colorize, photo
 from lightning_saliency.functional.maps import strongest_channel
 from lightning_saliency.functional.text import percent
 from lightning_saliency.photos import read_photo, to_tensor

@@ -17,7 +17,7 @@ from lightning_saliency.callback.trainer import (
     wrap_forward,
 )
 from lightning_saliency.check.attention import AttentionCheck
-from lightning_saliency.draw.canvas import sharp_size
+from lightning_saliency.draw.colours import sharp_size
 from lightning_saliency.draw.mosaics import MosaicRenderer
 from lightning_saliency.errors import SaliencyError
 from lightning_saliency.observe.meter import Meter

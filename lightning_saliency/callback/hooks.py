@@ -13,7 +13,8 @@ from lightning_saliency.callback.schedule import Schedule, check_monitors
 from lightning_saliency.callback.session import Session
 from lightning_saliency.callback.trainer import Trainer, current_step
 from lightning_saliency.check.attention import AttentionCheck
-from lightning_saliency.draw.canvas import ImageFormat, Style
+from lightning_saliency.draw.canvas import ImageFormat
+from lightning_saliency.draw.colours import Style
 from lightning_saliency.draw.mosaics import Scale
 from lightning_saliency.probe.batch import ProbeBatch
 

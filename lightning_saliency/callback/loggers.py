@@ -9,7 +9,8 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_saliency.draw.canvas import ImageFormat, Picture, encode
+from lightning_saliency.draw.canvas import ImageFormat, encode
+from lightning_saliency.draw.colours import Picture
 from lightning_saliency.storage.files import safe_name, write_whole
 
 

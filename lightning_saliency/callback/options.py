@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 from lightning_saliency.attribution.logits import Forward
 from lightning_saliency.attribution.rules import RULES, Rule
 from lightning_saliency.attribution.targets import check_words
-from lightning_saliency.draw.canvas import IMAGE_FORMATS, STYLES, ImageFormat, Style
+from lightning_saliency.draw.canvas import IMAGE_FORMATS, ImageFormat
+from lightning_saliency.draw.colours import STYLES, Style
 from lightning_saliency.draw.mosaics import Scale
 from lightning_saliency.functional.arguments import check_choice, check_integer, is_integer
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from lightning_saliency.check.evaluate import Candidate
 from lightning_saliency.check.reference import Reference
 from lightning_saliency.check.verdict import Verdict
-from lightning_saliency.draw.canvas import Picture, Tile, colorize, photo, sheet
+from lightning_saliency.draw.canvas import Tile, sheet
+from lightning_saliency.draw.colours import Picture, colorize, photo
 
 _ROWS = 8
 _SIZE = 96  # pixels per side of a tile

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency.draw.canvas import FAINT, INK, OVERLAY_DIMMED, OVERLAY_GAMMA
+from lightning_saliency.draw.canvas import FAINT, INK
+from lightning_saliency.draw.colours import OVERLAY_DIMMED, OVERLAY_GAMMA
 from lightning_saliency.functional.arguments import check_choice
 from lightning_saliency.functional.maps import (
     REDUCTIONS,
@@ -297,7 +298,7 @@ def _show(ax: Axes, panel: Panel, colours: str = "gray") -> None:
 
 
 def _photo(image: Tensor) -> Panel:
-    """An image ``(C, H, W)`` in [0, 1] as matplotlib takes it; grey unless it has three channels."""
+    """An image ``(C, H, W)`` in [0, 1] as matplotlib takes it; grey unless it has 3 channels."""
     panel: Panel = (image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)).numpy()
     return panel
 

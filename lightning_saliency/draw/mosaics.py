@@ -9,16 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_saliency.draw.canvas import (
-    Picture,
-    RowName,
-    Style,
-    Tile,
-    colorize,
-    photo,
-    sharp_size,
-    sheet,
-)
+from lightning_saliency.draw.canvas import RowName, Tile, sheet
+from lightning_saliency.draw.colours import Picture, Style, colorize, photo, sharp_size
 from lightning_saliency.functional.text import percent
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Snapshot
@@ -32,6 +24,7 @@ _LEGENDS: dict[Style, str] = {
     "magnitude": "the brighter, the stronger",
     "overlay": "the hotter, the stronger",
 }
+FILMSTRIP_COLUMNS = 12  # at most; runs with more observations show some of them
 # Four tiles of 96 pixels are as wide as TensorBoard's Images tab shows a picture.
 _COLUMNS = 4
 
@@ -41,10 +34,10 @@ class MosaicRenderer:
 
     Args:
         probe: The images and the names of their classes.
-        style: How a map is coloured; see :func:`canvas.colorize`.
+        style: How a map is coloured; see :func:`colours.colorize`.
         scale: ``"map"``: each map saturates at its own peak. A number: all saturate there, in
             logits per input unit, so that strengths can be compared over the whole run.
-        size: Most pixels per side of a tile; see :func:`canvas.sharp_size`.
+        size: Most pixels per side of a tile; see :func:`colours.sharp_size`.
         one_logit: Whether the model has a single logit, which stands for class 1 against class 0.
 
     Attributes:

@@ -8,15 +8,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from lightning_saliency.draw.mosaics import FILMSTRIP_COLUMNS
 from lightning_saliency.record.observation import Observation, Snapshot
-
-FRAMES = 12  # columns of a film strip
 
 
 class Frames:
     """The snapshots of a run, thinned out evenly once there are many."""
 
-    def __init__(self, frames: int = FRAMES) -> None:
+    def __init__(self, frames: int = FILMSTRIP_COLUMNS) -> None:
         self._frames = frames
         self._every = 1  # of the observations so far, one in so many is kept
         self._seen = 0

@@ -24,7 +24,7 @@ from training import callback, fit, loader, one_image, pictures, steps
 
 from lightning_saliency import ProbeBatch, SaliencyError
 from lightning_saliency.callback import loggers as ours
-from lightning_saliency.draw.canvas import Picture
+from lightning_saliency.draw.colours import Picture
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 

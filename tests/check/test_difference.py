@@ -15,7 +15,7 @@ from lightning_saliency.check import difference
 from lightning_saliency.check.evaluate import Candidate, evaluate
 from lightning_saliency.check.reference import Reference
 from lightning_saliency.check.verdict import Verdict
-from lightning_saliency.draw.canvas import colorize
+from lightning_saliency.draw.colours import colorize
 
 SIZE = 96
 ROW = 4  # the image, the good runs, this run, and what moved
