@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all that a fresh machine with Python and make needs.
+# A fresh machine needs only Python and make: `make demo` and `make test` install the rest in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -33,7 +33,7 @@ pictures: .venv/.dev
 clean:
 	rm -rf .venv dist logs
 
-# torch and torchvision are installed by one call from one index: a pair from two does not import.
+# One call of pip installs torch and torchvision: a pair from two package indexes does not import.
 .venv/.demo: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --editable ".[examples]"

@@ -2,10 +2,11 @@
 
     apt install dataset-fashion-mnist               # the data, on Debian or Ubuntu
     python benchmarks/background_study.py           # trains what is not in the cache, then prints
-    python benchmarks/background_study.py --tables  # prints what the cache says
+    python benchmarks/background_study.py --tables  # prints the tables of what is in the cache
 
-Fashion-MNIST's garments at random places on stripes; the direction and width of the stripes may
-tell the class, their colours never do. Half an hour on a free core. See :mod:`studies`.
+The images are garments of Fashion-MNIST at random places on stripes. The direction and width of the
+stripes may give the class away; their colours never do. It takes half an hour on a free core. See
+:mod:`studies`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ import fit_fashion
 import shortcut
 
 SIZE, GARMENT = 40, 28  # pixels a side
-COLOURS, NOISE, HARD = 0.6, 0.05, 0.2  # brightest stripes; deviations of noise, of a range of 1
-SUBSET = {"train": 6000, "val": 2000}  # of 60,000 and 10,000: a run takes half a minute
+COLOURS, NOISE, HARD = 0.6, 0.05, 0.2  # the brightest stripes; standard deviations of the noise
+SUBSET = {"train": 6000, "val": 2000}  # of 60,000 and 10,000, so that a run takes half a minute
 MEAN, STD = 0.5, 0.25
 
 
@@ -67,13 +68,13 @@ def garments(split: str) -> studies.Pairs:
 def scenes(
     split: str, agreement: float, seed: int, noise: float = NOISE
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, normalised, labels, and where the garment is.
+    """Normalised images, their labels, and masks of the garments.
 
     Args:
         split: ``"train"`` or ``"val"``.
-        agreement: The probability that the stripes are those of the class; else they are any.
-        seed: Of places, stripes, colours and noise.
-        noise: Standard deviation of each pixel, of a range of 1.
+        agreement: The probability that the stripes are those of the class rather than random.
+        seed: The seed of places, stripes, colours and noise.
+        noise: Standard deviation of each pixel, whose range is [0, 1].
     """
     random = torch.Generator().manual_seed(seed)
     bright, labels = garments(split)
@@ -91,7 +92,7 @@ def scenes(
 
 
 def striped(kinds: Tensor, phases: Tensor) -> Tensor:
-    """Stripes in [0, 1], ``(N, 1, 40, 40)``: of five directions and two widths."""
+    """Stripes in five directions and two widths: ``(N, 1, 40, 40)`` in [0, 1]."""
     angles = torch.pi * (kinds % 5) / 5
     periods = torch.where(kinds < 5, 4.0, 7.0)
     y, x = torch.meshgrid(*2 * [torch.arange(SIZE)], indexing="ij")
@@ -101,7 +102,7 @@ def striped(kinds: Tensor, phases: Tensor) -> Tensor:
 
 
 def place(bright: Tensor, random: torch.Generator) -> Tensor:
-    """Each garment somewhere on a canvas of zeros, ``(N, 1, 40, 40)``."""
+    """Each garment at a random place on a canvas of zeros, ``(N, 1, 40, 40)``."""
     canvas = torch.zeros(len(bright), 1, SIZE, SIZE)
     corners = torch.randint(SIZE - GARMENT + 1, (len(bright), 2), generator=random)
     for empty, garment, (y, x) in zip(canvas, bright, corners.tolist(), strict=True):
@@ -120,8 +121,8 @@ def probe(per_class: int) -> ProbeBatch:
     return ProbeBatch(images[chosen], labels[chosen], masks=masks)
 
 
-if __name__ == "__main__":
-    scenario = studies.Scenario(
+def scenario() -> studies.Scenario:
+    return studies.Scenario(
         name="background",
         cue="background",
         probe=probe(per_class=20),
@@ -130,4 +131,7 @@ if __name__ == "__main__":
         rate=0.01,
         epochs=5,
     )
-    studies.main(scenario, __doc__)
+
+
+if __name__ == "__main__":
+    studies.main(scenario(), __doc__)

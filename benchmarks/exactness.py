@@ -3,7 +3,8 @@
     python benchmarks/exactness.py          # networks up to 100 million parameters: two minutes
     python benchmarks/exactness.py --all    # and those above: six, and 7 GB of memory
 
-It runs ``tests/attribution/test_zoo.py``, which holds the networks and the bounds, and sums up what that tells.
+It runs ``tests/attribution/test_zoo.py``, which holds the networks and the bounds, and sums up the
+properties that each test records.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FAMILIES = (
 
 
 def run(everything: bool) -> list[dict[str, str]]:
-    """What each network told: its name, activations and errors."""
+    """The name of each test, with the activations and errors that it recorded."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "zoo.xml")
         chosen = ["-m", "" if everything else "not slow"]
@@ -37,20 +38,22 @@ def run(everything: bool) -> list[dict[str, str]]:
         cases = ElementTree.parse(report).iter("testcase")
         return [
             {"test": case.attrib["name"]}
-            | {told.attrib["name"]: told.attrib["value"] for told in case.iter("property")}
+            | {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")}
             for case in cases
         ]
 
 
 def family(test: str) -> str:
-    """``efficientnet`` of ``test_torchvision[efficientnet_b0]``; timm's networks are one family."""
+    """``efficientnet`` for ``test_torchvision[efficientnet_b0]``; timm counts as one family."""
     library, name = re.fullmatch(r"test_([a-z]+)\w*\[(.+)\]", test).groups()
     return library if library == "timm" else next(f for f in FAMILIES if name.startswith(f))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--all", action="store_true", help="with those over 100 million parameters")
+    parser.add_argument(
+        "--all", action="store_true", help="also those of over 100 million parameters"
+    )
     families = defaultdict(list)
     for found in run(parser.parse_args().all):
         families[family(found["test"])].append(found)

@@ -1,10 +1,10 @@
 """The neutrality matrix on a GPU: precision × strategy × compile, and what an observation costs.
 
     python benchmarks/gpu_check.py            # needs a GPU; prints a table
-    python benchmarks/gpu_check.py --rounds 3 # each row so many times
+    python benchmarks/gpu_check.py --rounds 3 # fewer rounds of the timing
 
-A row trains the same seeded network twice without the callback and once with it. Where the two
-without it agree bitwise, the third must agree too.
+A row trains the same seeded network twice without the callback and once with it. If the two without
+it agree bitwise, the third must agree too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Net(pl.LightningModule):
 
 
 class Digest(pl.Callback):
-    """A hash of all weights when training ends."""
+    """Hashes all weights when training ends."""
 
     value = ""
 
@@ -73,7 +73,7 @@ class Digest(pl.Callback):
         self.value = digest.hexdigest()
 
 
-def strategy_of(name: str) -> Any:
+def build_strategy(name: str) -> Any:
     if name == "ddp":
         return DDPStrategy()
     if name == "fsdp":
@@ -95,7 +95,7 @@ def train(precision: str, strategy: str, compiled: bool, observed: bool) -> str:
         accelerator="gpu",
         devices=1,
         precision=precision,
-        strategy=strategy_of(strategy),
+        strategy=build_strategy(strategy),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -122,7 +122,7 @@ def verdict(precision: str, strategy: str, compiled: bool) -> str:
 
 
 def cost(rounds: int) -> None:
-    """The passes in a loop beside the same without a rule, on the GPU."""
+    """Time ``explain`` against the same passes without a rule, on the GPU."""
     model = torchvision.models.resnet18(num_classes=CLASSES).cuda().eval()
     images = torch.randn(8, 3, 224, 224, device="cuda")
 
@@ -151,7 +151,7 @@ def cost(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="of the timing")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of the timing")
     rounds = parser.parse_args().rounds
     if not torch.cuda.is_available():
         sys.exit("No GPU here: this check has nothing to say.")
@@ -162,8 +162,8 @@ def main() -> None:
     print(f"pytorch-lightning {pl.__version__}, Python {platform.python_version()}\n")
     print("| precision | strategy | compiled | with the callback |\n|---|---|---|---|")
     for precision, strategy, compiled in itertools.product(PRECISIONS, STRATEGIES, (False, True)):
-        told = verdict(precision, strategy, compiled)
-        print(f"| {precision} | {strategy} | {'yes' if compiled else 'no'} | {told} |", flush=True)
+        words = verdict(precision, strategy, compiled)
+        print(f"| {precision} | {strategy} | {'yes' if compiled else 'no'} | {words} |", flush=True)
     cost(rounds)
 
 

@@ -1,9 +1,9 @@
 """Can the attention check tell a model that reads a corner tag from one that reads the digit?
 
     python benchmarks/shortcut_study.py           # trains what is not in the cache, then prints
-    python benchmarks/shortcut_study.py --tables  # prints what the cache says
+    python benchmarks/shortcut_study.py --tables  # prints the tables of what is in the cache
 
-A quarter of an hour on a free core. The data and the network are those of
+It takes a quarter of an hour on a free core. The data and the network are those of
 ``examples/shortcut.py``. See :mod:`studies`.
 """
 
@@ -25,15 +25,17 @@ def data(split: shortcut.Split, agreement: float, seed: int, hard: bool) -> stud
     return scenes.images, scenes.labels
 
 
-SCENARIO = studies.Scenario(
-    name="tag",
-    cue="tag",
-    probe=shortcut.probe(per_class=20),
-    network=shortcut.ShortcutNet,
-    data=data,
-    rate=shortcut.RATE,
-    epochs=shortcut.EPOCHS,
-)
+def scenario() -> studies.Scenario:
+    return studies.Scenario(
+        name="tag",
+        cue="tag",
+        probe=shortcut.probe(per_class=20),
+        network=shortcut.ShortcutNet,
+        data=data,
+        rate=shortcut.RATE,
+        epochs=shortcut.EPOCHS,
+    )
+
 
 if __name__ == "__main__":
-    studies.main(SCENARIO, __doc__)
+    studies.main(scenario(), __doc__)

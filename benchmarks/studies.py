@@ -1,6 +1,6 @@
-"""What the studies of the attention check say: tables of the runs of a scenario, in Markdown.
+"""The tables of a study of the attention check: the runs of a scenario compared, in Markdown.
 
-A study is a :class:`Scenario` and the command line here; :mod:`study_runs` trains.
+A study is a :class:`Scenario` and the command line below; :mod:`study_runs` trains.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from study_runs import COUNTS, KINDS, Pairs, Scenario, fill, observe_again, run_
 from torch import Tensor
 
 from lightning_saliency.check.bounds import CONFIDENCE, moved_mass_bound, upper
-from lightning_saliency.check.evaluate import MOST_CHANGED, Candidate, judge
-from lightning_saliency.check.reference import GoodRun, Reference, left_out_moves
-from lightning_saliency.check.requirements import DEFAULT, MOVED_MASS, Requirement, parse_all
+from lightning_saliency.check.evaluate import Candidate, evaluate
+from lightning_saliency.check.measures import MOST_CHANGED, MOVED_MASS, left_out_moves
+from lightning_saliency.check.reference import GoodRun, Reference
+from lightning_saliency.check.requirements import DEFAULT, Requirement, parse_all
 from lightning_saliency.check.verdict import Finding, Verdict
-from lightning_saliency.functional.measures import moved_mass, profile, profiles, share, spearman
-from lightning_saliency.record.observation import Measured, Observation
+from lightning_saliency.functional.measures import moved_mass, profiles, share, spearman
+from lightning_saliency.record.observation import Measured, Observation, Snapshot
 from lightning_saliency.record.run import RunInfo
 from lightning_saliency.storage.files import read_tensors
 
@@ -36,26 +37,31 @@ __all__ = ["Pairs", "Scenario", "main"]
 
 Bound: TypeAlias = Callable[[Sequence[float]], float]
 
-PER_CLASS = 8  # images of the probe that are measured
-JUDGED = {"squared": "square", "contributions": "contribution"}  # maps, and how a check names them
+PER_CLASS = 8  # images of each class of the probe that are measured
+JUDGED = {"squared": "square", "contributions": "contribution"}  # maps: their name in a check
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Where a run looks: what its observation would hold of the label's gradient.
+    """Where a run looks: what its observation would hold of the gradient of the label.
 
-    ``seen`` is what a check judges, measured of one of the ``maps``.
+    Attributes:
+        kind: How the run came about; a key of :data:`study_runs.KINDS`.
+        seed: The seed of the run, from 0 in each kind.
+        about: The accuracies of the run.
+        maps: By name, the maps that the cache holds, ``(images, H, W)``.
+        candidate: What a check judges, measured on one of the ``maps``.
     """
 
     kind: str
     seed: int
     about: Mapping[str, float]
     maps: Mapping[str, Tensor]
-    seen: Candidate
+    candidate: Candidate
 
     @classmethod
     def read(cls, scenario: Scenario, path: Path, per_class: int, judged: str) -> Looks:
-        """Read a run, with ``per_class`` images of the probe; ``judged`` are maps by their name."""
+        """Read a run, with ``per_class`` images of each class; ``judged`` names the maps."""
         about, tensors = read_tensors(path)
         kind, _, seed = path.stem.rpartition("-")
         chosen = first_of_each(scenario.probe.labels, per_class)
@@ -69,40 +75,42 @@ class Looks:
             profiles=profiles(maps[judged]),
             shares={name: share(maps[judged], mask) for name, mask in masks.items()},
         )
-        return cls(
-            kind,
-            int(seed),
-            about,
-            maps,
-            Candidate(info_of(labels, masks), observation_of(measured)),
-        )
+        candidate = Candidate(describe(labels, masks), Observation(NO_SNAPSHOT, 0, "", measured))
+        return cls(kind, int(seed), about, maps, candidate)
 
     @cached_property
     def profile(self) -> Tensor:
-        return self.seen.profiles.nanmean(dim=0)
+        return self.candidate.measured.mean_profile()
+
+    def share(self, region: str) -> float:
+        return self.candidate.measured.mean_share(region)
+
+    def mean_profile(self, name: str) -> Tensor:
+        """The mean profile of the maps of that name, which need not be the ones judged."""
+        return profiles(self.maps[name]).nanmean(dim=0)
+
+
+# Nothing is drawn here, so there is nothing to show.
+NO_SNAPSHOT = Snapshot(0, "", torch.empty(0), torch.empty(0), None, maps={}, peaks={})
 
 
 def first_of_each(labels: Tensor, count: int) -> Tensor:
+    """The indices of the first ``count`` images of each class."""
     return torch.cat([(labels == k).nonzero()[:count, 0] for k in labels.unique()])
 
 
-def info_of(labels: Tensor, masks: Mapping[str, Tensor]) -> RunInfo:
+def describe(labels: Tensor, masks: Mapping[str, Tensor]) -> RunInfo:
     names = tuple(map(str, range(len(labels))))
     areas = {name: float(mask.float().mean()) for name, mask in masks.items()}
     return RunInfo(name="saliency", fingerprint="", images=names, areas=areas)
 
 
-def observation_of(measured: Measured) -> Observation:
-    none = torch.empty(0)
-    return Observation(0, 0, "", "", "gradient", none, none, none, none, measured)
-
-
-def reference_of(good: Sequence[Looks]) -> Reference:
-    """A reference of runs in the cache."""
-    measured = [looks.seen.observation.measured for looks in good]
+def build_reference(good: Sequence[Looks]) -> Reference:
+    """A reference made of runs in the cache."""
+    measured = [looks.candidate.measured for looks in good]
     regions = measured[0].shares
     return Reference(
-        info=good[0].seen.info,
+        info=good[0].candidate.info,
         runs=tuple(GoodRun(0, "", None, None, "", {}, {}) for _ in good),
         classes=measured[0].classes,
         profiles=torch.stack([m.profiles for m in measured]),
@@ -115,7 +123,7 @@ def reference_of(good: Sequence[Looks]) -> Reference:
 def read_all(
     scenario: Scenario, cache: Path, per_class: int, judged: str = "squared"
 ) -> dict[str, list[Looks]]:
-    """By kind, the runs that the cache holds."""
+    """The runs that the cache holds, by kind."""
     found = {}
     for kind, count in COUNTS.items():
         paths = (run_file(cache, scenario, kind, seed) for seed in range(count))
@@ -125,8 +133,8 @@ def read_all(
     return found
 
 
-def tell_measures(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
-    """What each kind of run measures, mean ± standard deviation."""
+def print_measures(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
+    """Print the measures of each kind of run, mean ± standard deviation."""
     cue, thing = scenario.cue, scenario.object
     inside = scenario.probe.masks[thing][first_of_each(scenario.probe.labels, PER_CLASS)]
     measures: dict[str, Callable[[Looks], float]] = {
@@ -135,42 +143,43 @@ def tell_measures(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
         f"{thing} share, guided backprop, abs": lambda run: float(
             share(run.maps["guided"], inside).nanmean()
         ),
-        f"{thing} share, gradient squared": lambda run: run.seen.share(thing),
-        f"{cue} share, gradient squared": lambda run: run.seen.share(cue),
+        f"{thing} share, gradient squared": lambda run: run.share(thing),
+        f"{cue} share, gradient squared": lambda run: run.share(cue),
         f"{thing} share, contributions": lambda run: float(
             share(run.maps["contributions"], inside).nanmean()
         ),
         f"p(label) lost when the {cue} is hidden": lambda run: float(run.maps["lost"].mean()),
     }
-    areas = runs["clean"][0].seen.info.areas
+    areas = runs["clean"][0].candidate.info.areas
     print(", ".join(f"area share of the {name} {area:.3f}" for name, area in areas.items()) + "\n")
     rows = [
-        [name, *(mean_sd(map(of, mine)) for mine in runs.values())] for name, of in measures.items()
+        [name, *(mean_sd(map(measure, mine)) for mine in runs.values())]
+        for name, measure in measures.items()
     ]
     for name in ("squared", "contributions"):
         pairs = [moves_from_clean(runs["clean"], mine, name) for mine in runs.values()]
         rows.append([f"moved mass against a clean run, {name}", *map(spread, pairs)])
-    tell(["", *(f"{kind} ({len(mine)})" for kind, mine in runs.items())], rows)
+    print_table(["", *(f"{kind} ({len(mine)})" for kind, mine in runs.items())], rows)
 
 
 def moves_from_clean(clean: Sequence[Looks], mine: Sequence[Looks], name: str) -> list[float]:
-    """Of each pair of a clean run and another."""
-    before = [(run, profile(run.maps[name])) for run in clean]
-    after = [(run, profile(run.maps[name])) for run in mine]
+    """Moved mass in the maps ``name``, for each pair of a clean run and another run."""
+    before = [(run, run.mean_profile(name)) for run in clean]
+    after = [(run, run.mean_profile(name)) for run in mine]
     return [moved_mass(p, q) for run, p in before for other, q in after if run is not other]
 
 
-def tell_rates(
+def print_rates(
     judged: Mapping[str, Mapping[str, list[Looks]]],
     sizes: Iterable[int],
     sets: Mapping[str, Sequence[str]],
 ) -> None:
-    """How many verdicts fail, over references drawn in all ways from the clean runs.
+    """Print the rate of failing verdicts, over all references that clean runs can make.
 
     Args:
-        judged: By the maps that are judged, the runs of each kind.
-        sizes: Of the references.
-        sets: What is required, by what that is called.
+        judged: The runs of each kind, by the name of the maps that are judged.
+        sizes: The numbers of runs in a reference.
+        sets: The requirements, by the heading of their rows.
     """
     rows = []
     for size in sizes:
@@ -178,7 +187,7 @@ def tell_rates(
             for name, sentences in sets.items():
                 failed = failures(runs, size, parse_all(sentences))
                 rows.append([str(size), JUDGED[maps], name, *map(rate, failed.values())])
-    tell(["good runs", "reduce", "required", *named(next(iter(judged.values())))], rows)
+    print_table(["good runs", "reduce", "required", *named(next(iter(judged.values())))], rows)
 
 
 def named(runs: Iterable[str]) -> list[str]:
@@ -188,13 +197,14 @@ def named(runs: Iterable[str]) -> list[str]:
 def failures(
     runs: Mapping[str, list[Looks]], size: int, required: Sequence[Requirement]
 ) -> dict[str, list[bool]]:
-    """By kind, whether each verdict fails that can be drawn."""
+    """Whether each possible verdict fails, by the kind of the run that is judged."""
     failed: dict[str, list[bool]] = {kind: [] for kind in runs}
     for good in combinations(runs["clean"], size):
-        reference = reference_of(good)
+        reference = build_reference(good)
         profile = reference.profile()
-        # The bounds are the same for every run that is held against the reference.
-        findings = judge(good[0].seen, reference, required).findings
+        # The bounds are the same for every run that is held against the reference, so they are
+        # computed once, for any run at all.
+        findings = evaluate(good[0].candidate, reference, required).findings
         for kind, mine in runs.items():
             judged = [looks for looks in mine if not any(looks is one for one in good)]
             failed[kind] += [any(outside(f, looks, profile) for f in findings) for looks in judged]
@@ -202,36 +212,36 @@ def failures(
 
 
 def outside(finding: Finding, looks: Looks, profile: Tensor) -> bool:
-    """Whether a run is outside of the bounds of a finding on another."""
-    if finding.measure == MOVED_MASS:
+    """Whether a run is outside the bounds of a finding that was made on another run."""
+    if finding.measure == MOVED_MASS.name:
         value = moved_mass(looks.profile, profile)
     else:
-        value = looks.seen.share(finding.measure.removesuffix(".share"))
+        value = looks.share(finding.measure.removesuffix(".share"))
     return (finding.low is not None and value < finding.low) or (
         finding.high is not None and value > finding.high
     )
 
 
-def tell_alternatives(runs: Mapping[str, list[Looks]], sizes: Iterable[int]) -> None:
-    """Moved mass of other maps and with another bound, beside those of the check."""
-    known: dict[str, Bound] = {
+def print_alternatives(runs: Mapping[str, list[Looks]], sizes: Iterable[int]) -> None:
+    """Print how often moved mass fails for other maps and another bound than the check's."""
+    bounds: dict[str, Bound] = {
         "the check's": partial(moved_mass_bound, confidence=CONFIDENCE),
         "by the spread (before)": spread_bound,
     }
     rows = []
     for size in sizes:
         for name in ("squared", "magnitudes", "contributions"):
-            for told, bound in known.items():
+            for words, bound in bounds.items():
                 failed = moved_rates(runs, size, name, bound)
-                rows.append([str(size), name, told, *map(rate, failed.values())])
-    tell(["good runs", "maps", "bound", *named(runs)], rows)
+                rows.append([str(size), name, words, *map(rate, failed.values())])
+    print_table(["good runs", "maps", "bound", *named(runs)], rows)
 
 
 def moved_rates(
     runs: Mapping[str, list[Looks]], size: int, name: str, bound: Bound
 ) -> dict[str, list[bool]]:
-    """By kind, whether moved mass is beyond its bound, over references drawn in all ways."""
-    found = {kind: [profile(looks.maps[name]) for looks in mine] for kind, mine in runs.items()}
+    """Whether moved mass exceeds its bound, by kind, over all references of clean runs."""
+    found = {kind: [looks.mean_profile(name) for looks in mine] for kind, mine in runs.items()}
     failed: dict[str, list[bool]] = {kind: [] for kind in runs}
     for chosen in combinations(range(len(found["clean"])), size):
         good = torch.stack([found["clean"][i] for i in chosen])
@@ -243,23 +253,23 @@ def moved_rates(
 
 
 def spread_bound(left_out: Sequence[float]) -> float:
-    """The bound that the check used before: of a value, not of a distance."""
+    """The bound that the check used formerly: it took a distance for any other value."""
     return max(upper(left_out, CONFIDENCE), 1.5 * max(left_out))
 
 
-def tell_starts(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
-    """What went on from another run, against that run alone."""
+def print_starts(scenario: Scenario, runs: Mapping[str, list[Looks]]) -> None:
+    """Print how runs that went on from another compare with that one alone."""
     rows = []
     for kind, how in KINDS.items():
         if how.start is not None and runs[kind]:
             pairs = [(looks, runs[how.start][looks.seed]) for looks in runs[kind]]
             accuracies = (
-                mean_sd(now.about[of] for now, _ in pairs) for of in ("accuracy", "randomised")
+                mean_sd(now.about[name] for now, _ in pairs) for name in ("accuracy", "randomised")
             )
             lost = mean_sd(float(now.maps["lost"].mean()) for now, _ in pairs)
-            cue = mean_sd(now.seen.share(scenario.cue) for now, _ in pairs)
+            cue = mean_sd(now.share(scenario.cue) for now, _ in pairs)
             rows.append([kind, how.start, *accuracies, lost, cue, *against_start(pairs)])
-    tell(["", "start", *ABOUT_THEM, f"{scenario.cue} share", *AGAINST_START], rows)
+    print_table(["", "start", *ABOUT_THEM, f"{scenario.cue} share", *AGAINST_START], rows)
 
 
 ABOUT_THEM = ["accuracy", "cue randomised", "p(label) lost, cue hidden"]
@@ -272,16 +282,18 @@ AGAINST_START = [
 
 
 def against_start(pairs: Sequence[tuple[Looks, Looks]]) -> list[str]:
-    """Moved mass, verdicts on a reference of one run, rank correlation of the maps."""
+    """Moved mass, verdicts against a reference of one run, and rank correlation of the maps."""
 
     def moved(name: str) -> list[float]:
-        profiles = ((profile(run.maps[name]) for run in pair) for pair in pairs)
-        return [moved_mass(now, start) for now, start in profiles]
+        return [moved_mass(now.mean_profile(name), s.mean_profile(name)) for now, s in pairs]
 
     def verdicts(required: Sequence[str], strict: bool = False) -> list[Verdict]:
         sentences = parse_all(required)
-        one = ((now, reference_of([start])) for now, start in pairs)
-        return [judge(now.seen, start, sentences, strict=strict) for now, start in one]
+        references = ((now, build_reference([start])) for now, start in pairs)
+        return [evaluate(now.candidate, r, sentences, strict=strict) for now, r in references]
+
+    def alike(name: str) -> str:
+        return mean_sd(float(spearman(n.maps[name], s.maps[name]).nanmean()) for n, s in pairs)
 
     no_mask, shares = DEFAULT
     return [
@@ -289,20 +301,18 @@ def against_start(pairs: Sequence[tuple[Looks, Looks]]) -> list[str]:
         rate([bool(v.warnings) for v in verdicts([no_mask])]),
         rate([v.outcome == "fail" for v in verdicts([no_mask], strict=True)]),
         rate([bool(v.warnings) for v in verdicts([shares])]),
-        rate([any(map(changed_by_half, shares_of(*pair))) for pair in pairs]),
-        *(
-            mean_sd(float(spearman(now.maps[of], start.maps[of]).nanmean()) for now, start in pairs)
-            for of in ("guided", "squared")
-        ),
+        rate([any(map(changed_by_half, pair_shares(*pair))) for pair in pairs]),
+        *(alike(name) for name in ("guided", "squared")),
     ]
 
 
-def shares_of(now: Looks, start: Looks) -> list[tuple[float, float]]:
-    return [(now.seen.share(region), start.seen.share(region)) for region in now.seen.info.areas]
+def pair_shares(now: Looks, start: Looks) -> list[tuple[float, float]]:
+    regions = now.candidate.info.areas
+    return [(now.share(region), start.share(region)) for region in regions]
 
 
 def changed_by_half(shares: tuple[float, float]) -> bool:
-    """Whether a share is warned of by the rule before, under which any change counted."""
+    """Whether the former rule warns of a share: it counted every change, however small."""
     now, start = shares
     return abs(now - start) > MOST_CHANGED * start
 
@@ -323,7 +333,7 @@ def rate(failed: Sequence[bool]) -> str:
     return f"{statistics.fmean(failed):.3f}" if failed else "–"
 
 
-def tell(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table in Markdown."""
     for row in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(row) + " |")
@@ -335,7 +345,7 @@ def tell(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def main(scenario: Scenario, about: str | None) -> None:
     parser = argparse.ArgumentParser(description=(about or "").strip().splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=Path(".study"), help="where runs are kept")
+    parser.add_argument("--cache", type=Path, default=Path(".study"), help="folder of the runs")
     parser.add_argument("--tables", action="store_true", help="train nothing")
     parser.add_argument("--again", action="store_true", help="observe all runs in the cache again")
     arguments = parser.parse_args()
@@ -354,7 +364,7 @@ def report(scenario: Scenario, cache: Path) -> None:
     """Print all tables."""
     print(f"torch {torch.__version__}, pytorch-lightning {pl.__version__}, {platform.machine()}\n")
     runs = read_all(scenario, cache, PER_CLASS)
-    scratch = of_scratch(runs)
+    scratch = from_scratch(runs)
     region = scenario.object
     (moved, shares), no_mask = DEFAULT, "moved mass, no mask"
     sets = {
@@ -363,28 +373,30 @@ def report(scenario: Scenario, cache: Path) -> None:
         f"moved mass, {region}.share": [moved, f"{region}.share within auto"],
         "moved mass, both shares": [moved, shares],
     }
-    tell_measures(scenario, scratch)
-    both = {name: of_scratch(read_all(scenario, cache, PER_CLASS, name)) for name in JUDGED}
-    tell_rates(both, (3, 5), sets)
+    print_measures(scenario, scratch)
+    both = {name: from_scratch(read_all(scenario, cache, PER_CLASS, name)) for name in JUDGED}
+    print_rates(both, (3, 5), sets)
     print("References of new runs alone:\n")
-    tell_rates({name: new_alone(kinds) for name, kinds in both.items()}, (3, 5), {no_mask: [moved]})
+    print_rates(
+        {name: new_alone(kinds) for name, kinds in both.items()}, (3, 5), {no_mask: [moved]}
+    )
     print("Moved mass without a mask, by how the maps are made and the bound is set:\n")
-    tell_alternatives(scratch, (3, 5))
+    print_alternatives(scratch, (3, 5))
     print("Runs that went on from another, against that one alone:\n")
-    tell_starts(scenario, runs)
+    print_starts(scenario, runs)
     print("Fine-tuned runs, against references of those that were fine-tuned on clean data:\n")
     tuned = {"clean": runs["tuned-clean"], "tuned-always": runs["tuned-always"]}
-    tell_alternatives(tuned, (3,))
+    print_alternatives(tuned, (3,))
     for per_class in (1, 2, 4, 20):
-        print(f"{per_class} probe images a class, not {PER_CLASS}:\n")
-        fewer = {n: of_scratch(read_all(scenario, cache, per_class, n)) for n in JUDGED}
-        tell_rates(fewer, (5,), {no_mask: [moved]})
+        print(f"{per_class} probe images per class instead of {PER_CLASS}:\n")
+        fewer = {n: from_scratch(read_all(scenario, cache, per_class, n)) for n in JUDGED}
+        print_rates(fewer, (5,), {no_mask: [moved]})
 
 
-def of_scratch(runs: Mapping[str, list[Looks]]) -> dict[str, list[Looks]]:
+def from_scratch(runs: Mapping[str, list[Looks]]) -> dict[str, list[Looks]]:
     return {kind: mine for kind, mine in runs.items() if KINDS[kind].start is None}
 
 
 def new_alone(runs: Mapping[str, list[Looks]]) -> dict[str, list[Looks]]:
-    """Only runs that had no part in choosing anything, the clean ones to draw references from."""
+    """Only the runs that no choice was based on; the clean ones make the references."""
     return {"clean": runs["new-clean"], "new-mostly": runs["new-mostly"]}

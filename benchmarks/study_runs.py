@@ -1,7 +1,6 @@
-"""The runs of a study of the attention check: trained once, kept in a cache with what they see.
+"""The runs of a study of the attention check: trained once, then kept in a cache with their maps.
 
-A run that is found in the cache is not trained again, so a study that was stopped goes on where it
-was.
+A run that is in the cache is not trained again, so a study that was stopped can go on.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ Pairs: TypeAlias = tuple[Tensor, Tensor]  # images and labels
 
 @dataclass(frozen=True)
 class Kind:
-    """How runs come about.
+    """How runs of one kind are trained.
 
     Attributes:
-        agreement: Of the data that they are trained on last.
-        start: The kind of the run of the same seed that they go on from; ``None`` from scratch.
-        head_only: Whether they have a new head on its features, in place of being trained whole.
-        hard: Whether the data is noisier than before, so that the cue is worth more.
-        seeds: Added to their seeds.
+        agreement: The probability that the cue agrees with the class, in the last training data.
+        start: The kind of run to go on from, with the same seed; ``None`` to train from scratch.
+        head_only: Whether only a new head is trained, on the features of the start.
+        hard: Whether the data is noisier than that of the start, so that the cue is worth more.
+        seeds: A number that is added to the seeds.
     """
 
     agreement: float
@@ -47,7 +46,7 @@ class Kind:
     seeds: int = 0
 
 
-# Those that are new were trained after everything else had been looked at.
+# The runs named "new" were trained after all results of the others were known.
 KINDS = {
     "clean": Kind(0.0),
     "always": Kind(1.0),
@@ -72,13 +71,14 @@ class Scenario:
     """A classifier and a cue that may tell it the class.
 
     Attributes:
-        name: Of the folder in the cache.
+        name: The folder in the cache.
         cue: The region of the probe's masks that holds the cue; the other one is the object.
         probe: Images whose cue agrees with their class, the same for every run.
-        network: ``network(rate=…)``, an untrained one of modules ``features`` and ``head``.
-        data: ``data(split, agreement, seed, hard)``, images and labels.
+        network: ``network(rate=…)`` returns an untrained one, with modules ``features`` and
+            ``head``.
+        data: ``data(split, agreement, seed, hard)`` returns images and labels.
         rate: The highest learning rate.
-        epochs: From scratch, and again when a network goes on from another.
+        epochs: The number of epochs, from scratch as well as from another run.
     """
 
     name: str
@@ -91,12 +91,12 @@ class Scenario:
 
     @property
     def object(self) -> str:
-        """The region of what the classes are told by."""
+        """The region of the thing that is to be classified."""
         return next(name for name in self.probe.masks if name != self.cue)
 
 
 def fill(scenario: Scenario, cache: Path) -> None:
-    """Train every run that is not in the cache yet; clean ones first, others go on from them."""
+    """Train every run that is not in the cache yet, those that others go on from first."""
     for kind, count in COUNTS.items():
         for seed in range(count):
             path = run_file(cache, scenario, kind, seed)
@@ -130,7 +130,7 @@ def train_run(scenario: Scenario, cache: Path, kind: str, seed: int) -> pl.Light
 
 
 def retrain_head(model: Any, images: Tensor, labels: Tensor, epochs: int = 100) -> None:
-    """A new last layer on the features as they are, until it has learned what it can."""
+    """Train a new last layer on frozen features."""
     model.eval()
     with torch.no_grad():
         features = torch.cat([model.features(part) for part in images.split(512)])
@@ -145,7 +145,7 @@ def retrain_head(model: Any, images: Tensor, labels: Tensor, epochs: int = 100) 
 
 
 def observe_again(scenario: Scenario, cache: Path) -> None:
-    """Look at every run in the cache once more, after a change to what is kept of them."""
+    """Measure every run in the cache once more, after a change to what is kept of a run."""
     for path in sorted((cache / scenario.name).glob("*.safetensors")):
         known, tensors = read_tensors(path)
         model = scenario.network(rate=scenario.rate)
@@ -157,7 +157,7 @@ def observe_again(scenario: Scenario, cache: Path) -> None:
 def observe(
     scenario: Scenario, model: nn.Module, how: Kind
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What is kept of a run: its accuracies, its maps of the probe, its weights."""
+    """What is kept of a run: its accuracies, and its maps of the probe with its weights."""
     model.eval()
     probe = scenario.probe
     rules = ("gradient", "guided_backprop")
@@ -179,7 +179,7 @@ def observe(
 
 
 def lost(model: nn.Module, probe: ProbeBatch, region: str) -> Tensor:
-    """How far p(label) falls when a region is hidden as the check hides it, ``(N,)``."""
+    """How far p(label) falls if a region is hidden in the way that the check does it, ``(N,)``."""
     without = hidden(probe.images, probe.masks[region])
     with torch.no_grad():
         before, after = (model(images).softmax(dim=1) for images in (probe.images, without))
@@ -194,7 +194,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def fit(model: pl.LightningModule, data: Pairs, *, epochs: int) -> None:
-    """Train with Lightning and nothing around it."""
+    """Train with Lightning, without logger, checkpoints or bars."""
     loader = DataLoader(TensorDataset(*data), batch_size=64, shuffle=True)
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -1,8 +1,8 @@
-"""Make the picture of a failed check, and the text beside it in the README.
+"""Make the picture of a failed check, and print the report that the README quotes.
 
     python docs/make_attention_picture.py
 
-Runs `examples/shortcut.py`, which trains four small networks: a minute and a half.
+It runs `examples/shortcut.py`, which trains four small networks in a minute and a half.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).parent
-ROWS = 4  # of eight
-HEAD, ROW = 24, 120  # pixels
+ROWS = 4  # of the eight in the picture of the check
+HEAD, ROW = 24, 120  # heights in pixels
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""Make three pictures of the documentation: photos explained, and how far to believe it.
+"""Make three pictures of the documentation: explained photos, and how far to trust the maps.
 
     python docs/make_honest_picture.py
 
-``photo.png`` is what ``examples/explain_photo.py`` draws, ``panels.png`` what ``Explanation.plot``
-does, of two photos by a real SqueezeNet. ``honest.png`` shows what guided backprop
-shows whatever the class and the weights: one photo, explained by a real SqueezeNet as two things
-that are in it, and with the last layer randomised (Adebayo et al. 2018,
+``photo.png`` is what ``examples/explain_photo.py`` draws. ``panels.png`` is what
+``Explanation.plot`` draws of two photos explained by SqueezeNet. ``honest.png`` shows that guided
+backprop depends little on the class and the weights: SqueezeNet explains one photo as two things
+that are in it, and again with a randomised last layer (Adebayo et al. 2018,
 https://arxiv.org/abs/1810.03292).
 """
 
@@ -33,27 +33,27 @@ from lightning_saliency.probe.imagenet import class_index, class_names
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "examples"))
 
-from explain_photo import photo_path, picture_of, prepared  # noqa: E402
+from explain_photo import explain_and_draw, photo_path, prepare  # noqa: E402
 from weights import NETWORKS  # noqa: E402
 
 PHOTO, UNRELATED = "astronaut", "coffee"
 CLASSES = ("space shuttle", "crash helmet")
-SHUTTLE = (155, 0, 50, 132)  # left, top, width and height in pixels of the 224 × 224 image
+SHUTTLE = (155, 0, 50, 132)  # left, top, width and height, in pixels of the 224 × 224 image
 RULES = {"guided_backprop": "guided\nbackprop", "gradient": "plain\ngradient"}
 HEADS = (
     f"explained as\n{CLASSES[0]}",
     f"explained as\n{CLASSES[1]}",
     f"{CLASSES[0]}, with the\nlast layer randomised",
 )
-DRAWS = 11  # of a random last layer
+DRAWS = 11  # number of random last layers that are tried
 INK, FAINT, ALIKE = "#202124", "#5f6368", "#b3261e"
 BOX = "#4dd0e1"
 HEAD = {"fontsize": 12.5, "color": INK}
-LIMIT = 3.5  # root mean squares of a map at which its colours end
+LIMIT = 3.5  # root mean squares of a map at which its colours saturate
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:
-    """The model with a last layer that has learned nothing."""
+    """Reset the last layer of ``model`` to random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.classifier[1].reset_parameters()
@@ -61,19 +61,24 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
 
 
 def maps(model: nn.Module, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """By rule, the maps ``(N, K, H, W)`` of the classes called ``names``."""
+    """The maps ``(N, K, H, W)`` of the classes called ``names``, by rule."""
     classes = torch.tensor([class_index(name) for name in names]).expand(len(images), -1)
     explanation = explain(model, images, classes, rules=tuple(RULES))
     return {rule: explanation.maps(rule) for rule in RULES}
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's, over the pixels of two maps."""
+    """Spearman's rank correlation over the pixels of two maps."""
     return float(spearmanr(a.flatten(), b.flatten()).statistic)
 
 
 def measure(photos: Tensor) -> tuple[dict[str, list[Tensor]], dict[str, float]]:
-    """By rule, three maps of the first photo, and how the two photos' maps correlate."""
+    """Explain two photos of ``(3, 224, 224)`` in [0, 1].
+
+    Returns:
+        By rule, three maps of the first photo: of both classes, and with a random last layer. And
+        by rule, the correlation of the two photos' maps of the first class.
+    """
     network = NETWORKS["squeezenet"]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (network.mean, network.std))
     images = (photos - mean) / std
@@ -84,9 +89,10 @@ def measure(photos: Tensor) -> tuple[dict[str, list[Tensor]], dict[str, float]]:
 
 
 def median_draw(image: Tensor, trained: dict[str, Tensor]) -> dict[str, Tensor]:
-    """By rule, the map with that random last layer whose guided map is the median of all draws.
+    """Draw random last layers, and return the maps of the median one, by rule.
 
-    One draw is not like another, so a single one could show anything.
+    It is the one whose guided map has the median correlation with the trained one. The draws
+    differ so much that a single one could show anything.
     """
     load = NETWORKS["squeezenet"].load
     draws = [maps(randomised(load(), seed), image, CLASSES[:1]) for seed in range(DRAWS)]
@@ -145,7 +151,7 @@ def explain_numbers(ax: Axes, unrelated: dict[str, float]) -> None:
 
 
 def panels() -> Figure:
-    """Two photos, each explained as what is in it."""
+    """Plot two photos, each explained as the class of what it shows."""
     network = NETWORKS["squeezenet"]
     paths = [photo_path(name) for name in ("chelsea", "coffee")]
     targets = torch.tensor(class_index(["Egyptian cat", "espresso"]))
@@ -170,10 +176,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/images")
     out = parser.parse_args().out
-    photos = torch.stack([prepared(read_photo(photo_path(n))) for n in (PHOTO, UNRELATED)])
+    photos = torch.stack([prepare(read_photo(photo_path(n))) for n in (PHOTO, UNRELATED)])
     save(rendered(draw(photos[0], *measure(photos))), out / "honest.png")
     save(rendered(panels()), out / "panels.png")
-    save(picture_of("chelsea", NETWORKS, None)[1], out / "photo.png")
+    save(explain_and_draw("chelsea", NETWORKS, None)[1], out / "photo.png")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Make the pictures of the documentation from what `make demo` logged.
+"""Make the documentation's pictures of a training from what `make demo` has logged.
 
     make demo
     make pictures
 
-The view of TensorBoard's Images tab needs Chromium; without it that one is left as it is.
+The picture of TensorBoard's Images tab needs Chromium; without it the old picture stays.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_pictures(run: Path, tag: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(e.encoded_image_string)) for e in events.Images(tag)]
 
 
-def beside(pictures: list[Image.Image], gap: int = 24) -> Image.Image:
+def side_by_side(pictures: list[Image.Image], gap: int = 24) -> Image.Image:
     width = sum(p.width for p in pictures) + gap * (len(pictures) - 1)
     canvas = Image.new("RGB", (width, max(p.height for p in pictures)), "white")
     left = 0
@@ -52,7 +52,7 @@ def save(picture: Image.Image, name: str) -> None:
 
 
 def images_tab(logs: Path, target: Path) -> None:
-    """Photograph TensorBoard's Images tab, as a browser shows it."""
+    """Save a screenshot of TensorBoard's Images tab."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -101,10 +101,10 @@ def main() -> None:
     if not runs:
         sys.exit(f"No run under {logs}/digits. Run `make demo` first.")
     mosaics = read_pictures(runs[-1], f"saliency/{SHOWN}")
-    save(beside([mosaics[0], mosaics[-1]]), "mosaics.png")
+    save(side_by_side([mosaics[0], mosaics[-1]]), "mosaics.png")
     save(read_pictures(runs[-1], f"saliency_filmstrip/{SHOWN}")[-1], "filmstrip.png")
     if shutil.which("chromium") is None:
-        print("Chromium is not installed: the view of the Images tab is left as it is.")
+        print("Chromium is not installed: the picture of the Images tab is not made again.")
         return
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "tab.png")

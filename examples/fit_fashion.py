@@ -1,11 +1,11 @@
 """Train a small residual network on Fashion-MNIST and watch where it looks.
 
     python examples/fit_fashion.py
-    tensorboard --logdir logs --samples_per_plugin images=500
 
-The 70,000 pictures of clothes (31 MB) are downloaded by torchvision, once. Where there is no
-network: `apt install dataset-fashion-mnist` on Debian or Ubuntu, or `--data` with a folder that
-holds the four files. About three minutes on two cores.
+At its end it prints the command that opens TensorBoard. torchvision downloads the 70,000 pictures
+of clothes (31 MB) once. Without a network, run `apt install dataset-fashion-mnist` on Debian or
+Ubuntu, or pass `--data` with a folder that holds the four files. It takes about three minutes on
+two cores.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.datasets import FashionMNIST
+from viewing import tell_how_to_view
 
 from lightning_saliency import ProbeBatch, SaliencyCallback
 
 MEAN, STD = 0.2860, 0.3530
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist is
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # files of the package dataset-fashion-mnist
 
 WHAT_TO_DO = """
 Fashion-MNIST could not be downloaded: {error}
@@ -44,7 +45,7 @@ and say where they are:
 
 
 class Block(nn.Module):
-    """Two convolutions and a way past them."""
+    """Two convolutions and a shortcut around them."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class FashionNet(pl.LightningModule):
 
 
 def read_split(folder: Path, split: str) -> TensorDataset:
-    """The images, normalised, and labels of ``"train"`` or ``"t10k"``, packed files or not."""
+    """Read the normalised images and the labels of ``"train"`` or ``"t10k"``, gzipped or not."""
     pixels = _read_bytes(folder / f"{split}-images-idx3-ubyte", header=16)
     labels = _read_bytes(folder / f"{split}-labels-idx1-ubyte", header=8)
     return _dataset(torch.from_numpy(pixels).view(-1, 28, 28), torch.from_numpy(labels).long())
@@ -106,7 +107,9 @@ def _dataset(pixels: Tensor, labels: Tensor) -> TensorDataset:
 
 
 def fashion(data: Path | None, root: Path) -> tuple[TensorDataset, TensorDataset]:
-    """Training and test data: of ``data``, else of Debian's package, else downloaded to ``root``.
+    """Training and test data, from the first of these that there is.
+
+    The folder ``data``; the files of Debian's package; a download to ``root``.
 
     Raises:
         FileNotFoundError: A file is missing in ``data``.
@@ -153,9 +156,7 @@ def main() -> None:
         DataLoader(test, batch_size=500),
     )
     print(f"\nAccuracy on the test data: {trainer.callback_metrics['val_acc']:.1%}")
-    print(f"The pictures are in {logger.log_dir}. To see them:\n")
-    print(f"    tensorboard --logdir {arguments.logdir} --samples_per_plugin images=500\n")
-    print("then open http://localhost:6006/#images&tagFilter=^saliency/")
+    tell_how_to_view(logger.log_dir, arguments.logdir)
 
 
 if __name__ == "__main__":

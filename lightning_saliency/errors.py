@@ -1,17 +1,17 @@
-"""What the package raises and warns of its own."""
+"""The errors and warnings that are specific to this package."""
 
 
 class SaliencyError(RuntimeError):
-    """A model or a trainer that cannot be explained; the message says why and what to do."""
+    """A model or a trainer cannot be explained; the message says why and what to do about it."""
 
 
 class SaliencyWarning(UserWarning):
-    """A map that is not what its name promises, or a run that logs less than was asked for."""
+    """A map may not be what its name promises, or a run logs less than was asked for."""
 
 
 class RecordError(SaliencyError):
-    """A file of a run or of a reference that is missing, damaged, or not what it says it is."""
+    """A file of a run or of a reference is missing, damaged, or not what it claims to be."""
 
 
 class NotComparableError(RecordError):
-    """Runs of other probes, rules or classes, between which nothing can be told."""
+    """Two runs cannot be compared, because their probes, rules or classes differ."""

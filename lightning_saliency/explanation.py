@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Explanation(Attributions):
-    """What :func:`explain` returns: attributions that can be drawn.
+    """The result of :func:`explain`: attributions that can draw themselves.
 
     ``explanation["guided_backprop"]`` is the attribution by one rule.
 
     Attributes:
-        attributions: By rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
+        attributions: For each rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
         targets: ``(N, K)`` int64, the class that each attribution explains.
         logits: ``(N, num_classes)``, the model's output for the images.
-        coverage: How the activations on the way from the logits to the images were treated.
+        coverage: How the activations between the images and the logits were treated.
     """
 
     def plot(self, probe: ProbeBatch | Tensor, **options: Any) -> Figure:
-        """Draw four panels per row: the image, its gradient by channel, the maximum, an overlay.
+        """Draw four panels per row: the image, its attribution in colour, its map and an overlay.
 
         Args:
             probe: The images that were explained.
-            **options: ``rule``, ``image``, ``targets``, …; see :func:`figure.plot`, which also
-                lists the errors.
+            **options: ``rule``, ``image``, ``targets`` and others; see :func:`figure.plot`, which
+                also lists the errors.
         """
-        # Matplotlib is imported only by those who draw.
+        # Import Matplotlib only when something is drawn, because that takes long.
         from lightning_saliency.draw.figure import plot
 
         return plot(self.attributions, self.targets, self.logits, probe, **options)
@@ -57,33 +57,34 @@ def explain(
 ) -> Explanation:
     """Attribute the logits of ``model`` to the pixels of ``images``.
 
-    The model computes in eval mode and is left as it was found, also after an error: modes,
-    buffers, gradients, attributes and random streams. It may be compiled (it runs eagerly here),
-    in training, and called under ``no_grad`` or ``inference_mode``.
+    The model runs in eval mode and is left as it was found, also after an error: modes, buffers,
+    gradients, attributes and random streams are restored. It may be in training mode or compiled
+    (it runs eagerly here), and ``explain`` may be called under ``no_grad`` or ``inference_mode``.
 
     Args:
         model: Any module. Its logits are the output itself, the first item of a tuple, the entry
             ``"logits"`` of a dict or the attribute ``.logits`` of an object.
-        images: ``(N, C, H, W)``, floating point, as the model expects them. Moved to the model's
-            device.
+        images: ``(N, C, H, W)``, floating point, normalised as the model expects them. They are
+            moved to the model's device.
         targets: The classes to explain: ``"all"``; ``"predicted"``; one class for all images; or
             an int64 tensor ``(N,)`` or ``(N, K)``, in which -1 stands for the strongest class that
-            its row does not name. A model of one logit has the one target 0.
+            its row does not name. The only target of a model with one logit is 0.
         rules: Any of ``"guided_backprop"``, ``"gradient"`` and ``"deconvnet"``; see :mod:`rules`.
-        forward: ``forward(model, images)`` returns the logits, for a model that is not called
-            plainly.
-        chunk_size: Images in one forward pass; all by default. Halved by itself, with a warning,
-            when memory runs out.
+        forward: ``forward(model, images)`` returns the logits, for a model that takes other
+            arguments or returns something else. By default, ``model(images)`` is called.
+        chunk_size: The number of images in one forward pass; all of them by default. If memory runs
+            out, it is halved with a warning.
 
     Returns:
-        Attributions in the precision of the images, float32 for those of lower precision, on the
-        model's device.
+        The attributions, targets and logits, on the model's device. Attributions have the precision
+        of the images, but at least float32.
 
     Raises:
-        TypeError: Images that are not floating point, targets that are not integers.
-        ValueError: A wrong shape, a class out of range, an unknown rule.
-        SaliencyError: Logits that do not depend on the images, or a rule that has nothing to hold
-            on to because the graph hides the activations.
+        TypeError: ``model`` is not a module, the images are not a floating-point tensor, or the
+            targets are not integers.
+        ValueError: A shape is wrong, a class is out of range, or a rule is unknown.
+        SaliencyError: The logits were not found or do not depend on the images, the graph hides
+            the activations that a rule needs, or memory ran out for a single image.
 
     Example:
         >>> import torch

@@ -1,7 +1,8 @@
-"""How much maps depend on the model, told before anybody trusts them; reported, never gated.
+"""Measure how much saliency maps depend on the model, before anybody trusts them.
 
-A map that hardly changes when the weights are drawn anew shows the image, not the model (Adebayo et
-al. 2018, Sanity Checks for Saliency Maps, https://arxiv.org/abs/1810.03292).
+A map that hardly changes when the weights are replaced by random ones shows the image, not the
+model (Adebayo et al. 2018, Sanity Checks for Saliency Maps, https://arxiv.org/abs/1810.03292). The
+numbers are a report: nothing in the package fails because of them.
 """
 
 from __future__ import annotations
@@ -23,23 +24,28 @@ from lightning_saliency.functional.measures import spearman
 from lightning_saliency.isolation.rng import random_streams_kept
 from lightning_saliency.probe.batch import ProbeBatch
 
-_SEED = 181003292  # of the weights drawn anew: not one that anybody trains with
+# The seed of the random weights. Nobody trains with it, so they are not the ones that a user's
+# model started from.
+_SEED = 181003292
 
 State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Rank correlations of the maps of a model with others, in [-1, 1]; means over the images.
+    """How similar the maps of a model are to other maps.
+
+    Each number is a rank correlation in [-1, 1], averaged over the images, between the maps of the
+    model and the maps that the attribute names.
 
     Attributes:
-        rule: Of the maps.
-        last_layer: With those after the last layer on the way to the logits was drawn anew.
-        all_layers: With those after every layer was drawn anew.
-        untrained: With those of the untrained model, where its weights were given.
-        other_class: With those of another class of the same image.
-        other_image: With those of another image: what two maps have in common that have nothing to
-            do with each other.
+        rule: The rule of all these maps.
+        last_layer: The maps after the last layer before the logits was reinitialised.
+        all_layers: The maps after every layer was reinitialised.
+        untrained: The maps of the untrained model; ``None`` if its weights were not given.
+        other_class: The maps of another class of the same image; ``None`` if there is one logit.
+        other_image: The maps of another image, which is the similarity of maps that have nothing to
+            do with each other; ``None`` if there is one image.
     """
 
     rule: str
@@ -50,15 +56,15 @@ class Health:
     other_image: float | None
 
     def __str__(self) -> str:
-        told = {
-            "last layer drawn anew": self.last_layer,
-            "all layers drawn anew": self.all_layers,
+        rows = {
+            "last layer reinitialised": self.last_layer,
+            "all layers reinitialised": self.all_layers,
             "untrained": self.untrained,
             "another class": self.other_class,
             "another image (the floor)": self.other_image,
         }
         lines = [f"{self.rule.replace('_', ' ')}: rank correlation of the maps with those of"]
-        lines += [f"  {name:26}{value:6.2f}" for name, value in told.items() if value is not None]
+        lines += [f"  {name:26}{value:6.2f}" for name, value in rows.items() if value is not None]
         return "\n".join(lines)
 
 
@@ -72,64 +78,64 @@ def health(
 ) -> Health:
     """Measure how much the maps of ``model`` depend on its weights and on the class.
 
-    The model is left as it was found: weights drawn anew are passed to it, never written into it,
-    and no random stream moves.
+    The model is left as it was found. Random weights are passed to it for the duration of a call
+    and never written into it, and no random stream is advanced.
 
     Args:
-        model: Any module; layers with ``reset_parameters`` can be drawn anew.
-        probe: The images; the label of each is explained, or the class that is predicted.
-        rule: Of the maps.
+        model: Any module. Layers that have ``reset_parameters`` can be reinitialised.
+        probe: The images. The first label of each is explained, or the predicted class if there are
+            no labels.
+        rule: The rule of the maps.
         untrained: The ``state_dict`` from before training.
         forward: ``forward(model, images)`` returns the logits.
 
     Raises:
-        ValueError: The model has no layer that can be drawn anew.
-        SaliencyError: It cannot be explained.
+        ValueError: The model has no layer that can be reinitialised.
+        SaliencyError: The model cannot be explained.
     """
     called = _Called(model, forward)
-    layers = _layers(model)
+    layers = {name: m for name, m in model.named_modules() if hasattr(m, "reset_parameters")}
     if not layers:
-        raise ValueError("`model` has no layer with `reset_parameters` that could be drawn anew.")
+        raise ValueError("`model` has no layer with `reset_parameters` to reinitialise.")
     labels = probe.first_labels()
     column = torch.full((len(probe),), STRONGEST) if labels is None else labels
-    explained = _explained(called, probe, rule, column, {})
+    explained = _explain_with(called, probe, rule, column, {})
     maps = explained.maps(rule)[:, 0].cpu()
 
-    def beside(state: State) -> float:
-        drawn = _explained(called, probe, rule, explained.targets, state)
-        return _mean(spearman(maps, drawn.maps(rule)[:, 0].cpu()))
+    def compare_with(state: State) -> float:
+        other = _explain_with(called, probe, rule, explained.targets, state)
+        return _mean(spearman(maps, other.maps(rule)[:, 0].cpu()))
 
-    last = _last_to_run(called, probe, layers)
+    last = _find_last_layer(called, probe, layers)
     return Health(
         rule=rule,
-        last_layer=beside(_drawn_anew({last: layers[last]})),
-        all_layers=beside(_drawn_anew(layers)),
-        untrained=None if untrained is None else beside(untrained),
-        other_class=_beside_other_class(called, probe, rule, explained),
+        last_layer=compare_with(_reinitialise({last: layers[last]})),
+        all_layers=compare_with(_reinitialise(layers)),
+        untrained=None if untrained is None else compare_with(untrained),
+        other_class=_compare_with_other_class(called, probe, rule, explained),
         other_image=_mean(spearman(maps, maps.roll(1, dims=0))) if len(maps) > 1 else None,
     )
 
 
 class _Called(nn.Module):
-    """A model with the way it is called, so that both can be given other weights."""
+    """A model with the way it is called, so that ``functional_call`` can swap its weights."""
 
     def __init__(self, model: nn.Module, forward: Forward | None) -> None:
         super().__init__()
-        self.model, self.way = model, forward
+        self.model, self.call = model, forward
 
     def forward(self, images: Tensor) -> object:
-        return self.model(images) if self.way is None else self.way(self.model, images)
+        return self.model(images) if self.call is None else self.call(self.model, images)
 
 
-def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: m for name, m in model.named_modules() if hasattr(m, "reset_parameters")}
+def _find_last_layer(called: _Called, probe: ProbeBatch, layers: Mapping[str, nn.Module]) -> str:
+    """Find the last of ``layers`` that runs and contributes to the logits.
 
+    Layers may be defined in any order, and an auxiliary head may run after the logits are computed.
 
-def _last_to_run(called: _Called, probe: ProbeBatch, layers: Mapping[str, nn.Module]) -> str:
-    """The last of ``layers`` that runs, for an image, on the way to its logits.
-
-    The last that is defined where none is seen to run: a model may read the weights of its layers
-    without calling them.
+    Returns:
+        The name of the layer. It is the last one that is defined if no layer was seen to run,
+        because a model may read the weights of its layers without calling them.
     """
     found = list(layers)[-1]
 
@@ -138,19 +144,19 @@ def _last_to_run(called: _Called, probe: ProbeBatch, layers: Mapping[str, nn.Mod
         ran: list[str] = []
         with ExitStack() as stack:
             for name, layer in layers.items():
-                layer.requires_grad_(True)  # `count_classes` gives back what it was
+                layer.requires_grad_(True)  # `count_classes` restores it
                 hook = layer.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
                 stack.callback(hook.remove)
             logits = find_logits(model(images), len(images))
-        found = next((name for name in reversed(ran) if _decides(layers[name], logits)), found)
+        found = next((name for name in reversed(ran) if _contributes(layers[name], logits)), found)
         return logits
 
     count_classes(called, probe.images, forward)
     return found
 
 
-def _decides(layer: nn.Module, logits: Tensor) -> bool:
-    """Whether ``logits`` depend on the weights of ``layer``."""
+def _contributes(layer: nn.Module, logits: Tensor) -> bool:
+    """Return whether ``logits`` depend on the weights of ``layer``."""
     weights = list(layer.parameters())
     if not weights:
         return False
@@ -158,8 +164,12 @@ def _decides(layer: nn.Module, logits: Tensor) -> bool:
     return any(gradient is not None for gradient in found)
 
 
-def _drawn_anew(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters and buffers of ``layers`` as their constructors would have drawn them."""
+def _reinitialise(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Draw new parameters and buffers for ``layers``, in copies of them.
+
+    Returns:
+        The new values by their names in the ``state_dict`` of the model.
+    """
     state: dict[str, Tensor] = {}
     with random_streams_kept(_SEED), torch.no_grad():
         for name, layer in layers.items():
@@ -170,10 +180,10 @@ def _drawn_anew(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return state
 
 
-def _explained(
+def _explain_with(
     called: _Called, probe: ProbeBatch, rule: Rule, targets: Tensor, state: State
 ) -> Attributions:
-    """The explanation of ``called`` as if it had the weights in ``state``."""
+    """Explain ``called`` as if it had the weights in ``state``, which may be some or none."""
     replaced = {f"model.{name}": value for name, value in state.items()}
 
     def forward(model: nn.Module, images: Tensor) -> object:
@@ -182,15 +192,15 @@ def _explained(
     return compute(PassOptions(forward), called, probe.images, [Request((rule,), targets)])[0]
 
 
-def _beside_other_class(
+def _compare_with_other_class(
     called: _Called, probe: ProbeBatch, rule: Rule, explained: Attributions
 ) -> float | None:
-    """How alike the maps of the explained class and of the strongest other one are."""
+    """Compare the maps of the explained class with those of the strongest other class."""
     if explained.logits.shape[1] < 2:
         return None
     targets = explained.targets.cpu()
     both = torch.cat([targets, torch.full_like(targets, STRONGEST)], dim=1)
-    maps = _explained(called, probe, rule, both, {}).maps(rule).cpu()
+    maps = _explain_with(called, probe, rule, both, {}).maps(rule).cpu()
     return _mean(spearman(maps[:, 0], maps[:, 1]))
 
 

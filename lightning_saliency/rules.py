@@ -1,4 +1,4 @@
-"""How gradients pass activations; :func:`declare` says what an activation of your own is."""
+"""Gradient rules; :func:`declare` makes them apply to an activation of your own."""
 
 from lightning_saliency.attribution.rules import RULES as RULES
 from lightning_saliency.attribution.rules import Coverage as Coverage

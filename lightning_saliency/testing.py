@@ -1,4 +1,4 @@
-"""For test suites: assert that a run, or a model, looks where good runs look."""
+"""For test suites: assert that a run or a model looks where good runs look."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lightning_saliency.observe.provenance import run_info
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.run import open_run
 
-_SIZE = 96  # pixels a side of the maps that are kept
+_SIZE = 96  # pixels per side of the maps that are kept
 
 
 def assert_attention(
@@ -38,21 +38,24 @@ def assert_attention(
     strict: bool = False,
     forward: Forward | None = None,
 ) -> None:
-    """Fail the test that calls this if a run or a model looks elsewhere than good runs do.
+    """Fail the calling test if a run or a model looks elsewhere than good runs do.
 
     Args:
-        subject: The log folder of a recorded run; or a model, which is explained here and left as
+        subject: The log folder of a recorded run; or a model, which is explained now and left as
             it was found.
-        reference: A reference or its folder. A missing one is an error, never made up.
-        probe: The images of the reference, needed with a model.
-        require: Sentences in addition to those that the reference holds.
-        strict: Whether what is warned of fails.
-        forward: ``forward(model, images)`` returns the logits, for a model.
+        reference: A reference or its folder. It is never created if it is missing.
+        probe: The images of the reference, which a model needs.
+        require: Sentences in addition to those of the reference.
+        strict: Whether warnings are failures.
+        forward: For a model: ``forward(model, images)`` returns the logits.
 
     Raises:
-        AssertionError: It looks elsewhere, or that cannot be told; the message says all of it.
-        RecordError: A run or a reference is missing or damaged.
-        TypeError: A model without a probe.
+        AssertionError: The outcome is not a pass; the message is the full report.
+        RecordError: The run or the reference is missing or damaged.
+        TypeError: A model was given without a probe.
+
+    Warns:
+        SaliencyWarning: The outcome is a pass with warnings.
 
     Example:
         >>> def test_where_the_model_looks():
@@ -75,17 +78,17 @@ def assert_attention(
         candidate = Candidate(run.info, run.last(), run.info.metrics)
         verdict = evaluate(candidate, reference, requirements, strict=strict)
         name = str(subject)
-    told = as_text(verdict, name)
+    report = as_text(verdict, name)
     if verdict.outcome != "pass":
-        raise AssertionError(told)
-    if verdict.warnings:
-        warnings.warn(told, SaliencyWarning, stacklevel=2)
+        raise AssertionError(report)
+    if verdict.doubtful:
+        warnings.warn(report, SaliencyWarning, stacklevel=2)
 
 
 def _build_observer(
     model: nn.Module, probe: ProbeBatch, reference: Reference, forward: Forward | None
 ) -> Observer:
-    """An observer that measures what the runs of ``reference`` did."""
+    """Build an observer that measures what the runs of ``reference`` measured."""
     one_logit = count_classes(model, probe.images, forward) == 1
     meter = Meter.for_probe(
         probe,

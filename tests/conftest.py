@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Fixtures that several test files share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.utils.data import TensorDataset
 
 @pytest.fixture(scope="session")
 def fit_digits() -> ModuleType:
-    """The demo: real digits and a small network."""
+    """The module of the demo, which trains a small network on real digits."""
     return load_example("fit_digits")
 
 
 @pytest.fixture(scope="session")
 def digits(fit_digits: ModuleType) -> TensorDataset:
-    """5,000 real digits, normalised: read once, for reading takes seconds."""
+    """5,000 real digits, normalised. They are read once because that takes seconds."""
     return fit_digits.digits()
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Train on one core: for networks this small, threads wait for each other most of the time."""
+    """Train on one core: with networks this small, threads mostly wait for each other."""
     found = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""`explain`: any targets, any output, any precision, any chunk; the images and the model stay."""
+"""`explain` with all kinds of targets, outputs, precisions and chunks; nothing else changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ N, CLASSES = 5, 4
 
 
 class Net(nn.Module):
-    """Four logits; ``out`` says in what they are wrapped."""
+    """Return four logits, wrapped by ``out``."""
 
     def __init__(self, out: Callable[[Tensor], Any] = lambda logits: logits) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def every_class() -> Explanation:
 
 
 def ranked() -> Tensor:
-    """The classes of each image from the strongest to the weakest."""
+    """Sort the classes of each image from the strongest to the weakest."""
     return Net()(images()).argsort(dim=1, descending=True)
 
 
@@ -63,7 +63,7 @@ def ranked() -> Tensor:
         pytest.param(
             torch.stack([ranked()[:, 0], torch.full((N,), -1)], dim=1),
             ranked()[:, :2],
-            id="the-strongest-but-for-the-one-named",
+            id="the-strongest-besides-the-named-one",
         ),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_model_of_one_logit_has_the_target_0(
 
 
 def test_logits_are_explained_not_probabilities():
-    """The gradient of a logit that softmax would have saturated."""
+    """Logits this large would saturate a softmax, and its gradient would vanish."""
     found = explain(Net(lambda logits: 1000 * logits), images(), 0, rules=("gradient",))
     expected = explain(Net(), images(), 0, rules=("gradient",))
     torch.testing.assert_close(found["gradient"], 1000 * expected["gradient"])
@@ -189,7 +189,7 @@ def test_precision(
     found = explain(Net().to(dtype), images().to(dtype), rules=("gradient",))["gradient"]
     assert found.dtype == gathered
     expected = every_class["gradient"]
-    # A ReLU near zero may open or close, so no pixel by itself is near.
+    # A ReLU whose input is near zero may switch, so compare all pixels together, not one by one.
     assert (found.float() - expected).norm() <= tolerance * expected.norm()
 
 
@@ -210,7 +210,7 @@ def test_gradients_in_half_precision_neither_vanish_nor_overflow(scale: float):
 
 
 @pytest.mark.parametrize("state", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_it_works_wherever_it_is_called(state: Any, every_class: Explanation):
+def test_it_works_in_every_grad_mode(state: Any, every_class: Explanation):
     model = Net()
     with state():
         found = explain(model, images(), rules=RULES)
@@ -220,7 +220,7 @@ def test_it_works_wherever_it_is_called(state: Any, every_class: Explanation):
         assert not found[rule].is_inference()
 
 
-def test_the_images_stay_as_they_are_whatever_the_model_does(every_class: Explanation):
+def test_the_images_are_not_changed_by_a_model_that_writes_to_them(every_class: Explanation):
     def careless(model: nn.Module, x: Tensor) -> Tensor:
         return model(x.mul_(2).div_(2))
 
@@ -237,7 +237,7 @@ def test_frozen_weights_are_no_obstacle(every_class: Explanation):
 
 
 def test_a_frozen_transformer_does_not_take_its_fused_path():
-    """In eval mode without gradients it would be one operation, and its ReLU nowhere to be seen."""
+    """Without gradients, a layer in eval mode runs as one fused operation, which hides its ReLU."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(12, 2, 16, dropout=0.0, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""`assert_attention`: of a recorded run, and of a model at hand."""
+"""`assert_attention`, of a recorded run and of a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_good_run_passes(good, tmp_path):
     assert_attention(str(record(tmp_path / "newer", 10)), Reference.load(good))
 
 
-def test_a_run_that_looks_elsewhere_fails_with_all_that_is_known(good, tmp_path):
+def test_a_run_that_looks_elsewhere_fails_with_the_full_report(good, tmp_path):
     bad = record(tmp_path / "bad", 9, on_mark=0.6)
     with pytest.raises(AssertionError) as raised:
         assert_attention(bad, good)
@@ -44,17 +44,17 @@ def test_requirements_of_the_test_are_added(good, tmp_path):
         assert_attention(new, good, require=["object.share >= 0.99"])
 
 
-def test_a_missing_reference_is_an_error_and_is_not_made_up(tmp_path):
+def test_a_missing_reference_is_an_error_and_is_not_created(tmp_path):
     with pytest.raises(RecordError, match=r"there is no file .*attention/reference\.json"):
         assert_attention(record(tmp_path / "new"), tmp_path / "attention")
     assert not (tmp_path / "attention").exists()
 
 
-# --- a model at hand
+# --- a model
 
 
 class Looking(nn.Module):
-    """Looks at the left half and the corner, in what proportion its weight says; a bit of noise."""
+    """Looks at the left half, and at the corner as much more as ``corner`` says; a bit noisy."""
 
     def __init__(self, seed: int, corner: float) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def models(tmp_path: Path) -> Reference:
 
 
 def _empty() -> Reference:
-    """Enough of a reference to measure a model before there is one."""
+    """Just enough of a reference to measure a model before there is a real one."""
     from records import info
 
     nothing = torch.zeros(1, 4, 8, 8, dtype=torch.float64)
@@ -114,7 +114,7 @@ def test_a_model_that_looks_where_it_should(models):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_model_that_looks_elsewhere_and_leans_on_it(models):
+def test_a_model_that_looks_elsewhere_and_relies_on_it(models):
     with pytest.raises(AssertionError) as raised:
         assert_attention(Looking(7, 30), models, probe=images())
     told = str(raised.value)
@@ -125,7 +125,7 @@ def test_a_model_that_looks_elsewhere_and_leans_on_it(models):
 
 def test_other_images_cannot_be_compared(models):
     other = ProbeBatch(torch.rand(4, 1, 16, 16), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(AssertionError, match="NOT COMPARABLE  Looking: they are of other probes"):
+    with pytest.raises(AssertionError, match="NOT COMPARABLE  Looking: their probes differ"):
         assert_attention(Looking(7, 0), models, probe=other)
 
 
@@ -134,8 +134,8 @@ def test_a_model_needs_a_probe(models):
         assert_attention(Looking(7, 0), models)
 
 
-def test_warnings_are_warned_of(tmp_path):
-    """Of one good run nothing fails, but a test that says nothing would hide it."""
+def test_warnings_are_raised_as_warnings(tmp_path):
+    """With one good run nothing can fail, but a silent test would hide the warnings."""
     reference = Reference.from_runs([record(tmp_path / "good")])
     with pytest.warns(SaliencyWarning, match="PASS, with warnings"):
         assert_attention(record(tmp_path / "bad", 9, on_mark=0.6), reference)

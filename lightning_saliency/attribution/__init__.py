@@ -1,1 +1,1 @@
-"""From a live model and images to signed gradients."""
+"""Attributions: from a live model and images to signed gradients."""

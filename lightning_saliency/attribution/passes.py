@@ -1,4 +1,9 @@
-"""Attributions of a live model: one forward pass, and one backward pass per target and rule."""
+"""Attributions of a live model: one forward pass, then one backward pass per target and rule.
+
+:func:`compute` does the work of :func:`explain` and of the callback. A backward pass starts from a
+tensor that is 1 at one class of each image (the seed), so that it explains one class for all images
+of a chunk at once.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +25,13 @@ from lightning_saliency.isolation.module import undisturbed
 
 @dataclass(frozen=True, slots=True)
 class Attributions:
-    """The attributions of a batch of images; ``attributions["guided_backprop"]`` is one of them.
+    """Attributions of a batch of images; index it with a rule to get the tensor of that rule.
 
     Attributes:
-        attributions: By rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
+        attributions: For each rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
         targets: ``(N, K)`` int64, the class that each attribution explains.
         logits: ``(N, num_classes)``, the model's output for the images.
-        coverage: How the activations on the way from the logits to the images were treated.
+        coverage: How the activations between the images and the logits were treated.
     """
 
     attributions: Mapping[str, Tensor]
@@ -43,18 +48,22 @@ class Attributions:
         return self.attributions[rule]
 
     def maps(self, rule: str, reduce: Reduce = "abs_max") -> Tensor:
-        """Saliency maps ``(N, K, H, W)`` of one rule; see :func:`maps.reduce_channels`."""
+        """Reduce the attribution by ``rule`` to saliency maps ``(N, K, H, W)``.
+
+        See :func:`maps.reduce_channels` for the values of ``reduce`` and for the errors.
+        """
         return reduce_channels(self[rule], reduce)
 
 
 @dataclass(frozen=True, slots=True)
 class PassOptions:
-    """How to explain, independent of the images.
+    """Options of the passes that do not depend on the images.
 
     Attributes:
         forward: ``forward(model, images)`` returns the logits.
-        chunk_size: Images in one forward pass; ``None`` for all.
-        alone: Whether a pass may be repeated because no other process takes part in it.
+        chunk_size: Number of images in one forward pass; ``None`` takes all of them at once.
+        alone: Whether no other process takes part in the passes. Only then may a process repeat a
+            pass by itself, because a sharded model would wait for the other processes.
     """
 
     forward: Forward
@@ -71,7 +80,7 @@ class PassOptions:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which classes to explain by which rules; one forward pass serves several requests."""
+    """Which classes to explain by which rules; several requests share one forward pass."""
 
     rules: tuple[Rule, ...]
     targets: Targets = "all"
@@ -89,18 +98,33 @@ class Request:
 def compute(
     options: PassOptions, model: nn.Module, images: Tensor, requests: Sequence[Request]
 ) -> list[Attributions]:
-    """Attributions for each request; arguments and errors are those of :func:`explain`."""
+    """Compute the attributions for each of ``requests``, and warn of what makes them doubtful.
+
+    Args:
+        options: How to run the passes.
+        model: Any module; it is left as it was found.
+        images: ``(N, C, H, W)``, floating point; they are moved to the model's device.
+        requests: What to explain.
+
+    Returns:
+        One item per request, in their order.
+
+    Raises:
+        TypeError: ``model`` is not a module, or an argument has the wrong type.
+        ValueError: A shape does not fit, or a class is out of range.
+        SaliencyError: The model cannot be explained, or there is not enough memory to do so.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"`model` must be a torch.nn.Module, got {type(model).__name__}. A function can be "
-            "called in `forward=lambda model, images: …`, with the module that it uses as `model`."
+            f"`model` must be a torch.nn.Module, got {type(model).__name__}. To explain a function,"
+            " pass the module it uses as `model` and call it in `forward=lambda model, images: …`."
         )
     check_images(images)
     images = images.to(find_device(model, images))
     wanted = [as_columns(request.targets, images) for request in requests]
     with undisturbed(model):
         chunks = list(_in_chunks(options, model, images, requests, wanted))
-    explained = [_joined(parts) for parts in zip(*chunks, strict=True)]
+    explained = [_join(parts) for parts in zip(*chunks, strict=True)]
     attributions = [item for e in explained for item in e.attributions.items()]
     warn_of_doubts(model, explained[0].coverage, attributions)
     return explained
@@ -113,6 +137,7 @@ def _in_chunks(
     requests: Sequence[Request],
     targets: Sequence[Tensor | None],
 ) -> Iterator[list[Attributions]]:
+    """Explain the images chunk by chunk; halve the chunks whenever memory runs out."""
     size, start = options.chunk_size or len(images), 0
     while start < len(images):
         rows = slice(start, start + size)
@@ -126,7 +151,8 @@ def _in_chunks(
         else:
             start += size
             continue
-        # Outside the handler: there, the error would still hold on to the memory of the pass.
+        # Free memory outside of the handler: inside it, the error's traceback would still keep the
+        # tensors of the failed pass alive.
         torch.cuda.empty_cache()
         warn(f"memory ran out; explaining {size} image(s) at a time. Set `chunk_size={size}`.")
 
@@ -135,8 +161,8 @@ def _out_of_memory(options: PassOptions, size: int) -> str:
     if options.alone:
         return "memory ran out while explaining a single image; free some, or explain smaller ones."
     return (
-        f"memory ran out while explaining {size} image(s) in a pass in which other processes take "
-        f"part, which cannot be repeated with fewer. Set `chunk_size={max(1, size // 2)}`."
+        f"memory ran out while explaining {size} image(s). Other processes take part in this pass, "
+        f"so it cannot be repeated with fewer images. Set `chunk_size={max(1, size // 2)}`."
     )
 
 
@@ -147,7 +173,9 @@ def _explain_chunk(
     requests: Sequence[Request],
     targets: Sequence[Tensor | None],
 ) -> list[Attributions]:
-    # Gradients are gathered in float32 at least; a clone, because a model may write to its input.
+    """Run one forward pass, then the backward passes of each request."""
+    # Gradients are accumulated in at least float32. The model gets a copy of the leaf, because it
+    # may write to its input, which autograd forbids for a leaf.
     leaf = images.detach().to(_at_least_single(images.dtype), copy=True).requires_grad_()
     found = find_logits(options.forward(model, leaf.to(images.dtype, copy=True)), len(images))
     logits = found.to(_at_least_single(found.dtype))
@@ -170,7 +198,19 @@ def _attribute(
     classes: Tensor,
     scales: tuple[float, ...],
 ) -> dict[str, Tensor]:
-    """Run one backward pass per rule and column of ``classes``."""
+    """Run one backward pass per rule and column of ``classes``.
+
+    Args:
+        graph: The graph of the forward pass.
+        rules: The rules to follow.
+        leaf: ``(N, C, H, W)``, the images with respect to which gradients are taken.
+        logits: ``(N, num_classes)``.
+        classes: ``(N, K)`` int64.
+        scales: The scales to try for the seed; see ``_SEED_SCALES``.
+
+    Returns:
+        For each rule, ``(N, K, C, H, W)``.
+    """
     shape = (len(leaf), classes.shape[1], *leaf.shape[1:])
     attributions: dict[str, Tensor] = {}
     for rule in rules:
@@ -183,15 +223,17 @@ def _attribute(
     return attributions
 
 
-# Gradients in float16 vanish below 6e-8 and overflow above 65504. Every rule passes on a power of two
-# unchanged, so the seed is scaled at the logits and the gradient scaled back at the images; the
-# first scale that fits is used.
+# Gradients in float16 vanish below 6e-8 and overflow above 65504. By every rule, multiplying the
+# seed by a positive factor multiplies the gradient by the same factor. So the seed is scaled up at
+# the logits and the gradient scaled back at the images, which is exact for powers of two. The first
+# scale that does not overflow is used.
 _SEED_SCALES = (2.0**10, 1.0, 2.0**-10)
 
 
 def _input_gradient(
     logits: Tensor, leaf: Tensor, seed: Tensor, scales: tuple[float, ...]
 ) -> Tensor:
+    """Run one backward pass from ``seed`` at the logits to the images."""
     for scale in scales:
         (gradient,) = torch.autograd.grad(logits, leaf, seed * scale, retain_graph=True)
         if len(scales) == 1 or bool(torch.isfinite(gradient).all()):
@@ -200,10 +242,12 @@ def _input_gradient(
 
 
 def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """Return float64 for float64, and float32 for every lower precision."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _joined(parts: Sequence[Attributions]) -> Attributions:
+def _join(parts: Sequence[Attributions]) -> Attributions:
+    """Concatenate the attributions of the chunks along the images."""
     if len(parts) == 1:
         return parts[0]
     return Attributions(

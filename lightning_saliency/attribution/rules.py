@@ -1,21 +1,35 @@
-"""Gradient rules: how a gradient passes an activation on its way back to the images.
+"""Gradient rules: what an activation does to the gradient that flows back through it.
 
-The rules are attached to the nodes of an autograd graph, not to modules: a functional, an in-place
-or a reused activation is a node of its own there, and the live module is never touched.
-
-With f the activation, f' its derivative and R the gradient at its output, a rule passes on
+With f an activation, f' its derivative and R the gradient that arrives at its output, a rule
+passes on
 
 - ``gradient``: f'(x)·R, the plain gradient;
 - ``deconvnet``: max(R, 0) (Zeiler & Fergus 2013, https://arxiv.org/abs/1311.2901);
 - ``guided_backprop``: max(f'(x), 0)·max(R, 0), which for a ReLU is the mask of the paper,
   1[f>0]·1[R>0]·R (Springenberg et al. 2014, https://arxiv.org/abs/1412.6806).
 
-The paper defines guided backprop for the ReLU alone; for the other rectifiers this is an extension,
-and :class:`Coverage` counts them apart. Gates (sigmoid, tanh, softmax) keep their own gradient.
+The paper defines guided backprop for the ReLU only. Applying it to other rectifiers is our
+extension, and :class:`Coverage` counts those separately. Gates (sigmoid, tanh, softmax) keep their
+own gradient.
 
-A graph shows operations, so an activation spelled as ``x * (x > 0)``, ``torch.maximum(x, zero)``,
-``torch.where(x > 0, x, 0)`` or a clamp to a tensor minimum cannot be told from arithmetic.
-``docs/rules.md`` has the derivative of each rectifier, and how to :func:`declare` one of your own.
+**Why the graph and not the modules.** Hooks on modules see only activations that are modules: they
+miss ``F.relu(x)`` and ``x.relu_()``, and they cannot tell the uses of a shared module apart. If the
+input of a ReLU also feeds a skip connection, they clamp the gradient of that path as well. In the
+autograd graph of one forward pass, each application of an activation is a node of its own, whatever
+it was called through. A rule is a pair of hooks on that node:
+
+1. The forward pass builds the graph.
+2. :class:`Graph` walks it and collects the nodes that lie between the logits and the images. It
+   recognises rectifiers by the name of their node and by the constants that the node has saved.
+3. :meth:`Graph.following` attaches the hooks of one rule, lets backward passes run, and removes
+   the hooks. One graph therefore serves several rules in turn.
+
+The live module is never changed, and the hooks disappear with the graph at the latest.
+
+A graph shows operations, not intentions. A rectifier spelled as ``x * (x > 0)``,
+``torch.maximum(x, zero)``, ``torch.where(x > 0, x, 0)`` or a clamp to a tensor minimum cannot be
+distinguished from arithmetic. ``docs/rules.md`` lists the derivative of each rectifier and explains
+how to :func:`declare` one of your own.
 """
 
 from __future__ import annotations
@@ -37,9 +51,9 @@ RULES: tuple[Rule, ...] = ("gradient", "guided_backprop", "deconvnet")
 Gradients: TypeAlias = tuple[Tensor | None, ...]
 
 
-# How a rectifier treats gradients: "increasing", its derivative is nowhere negative, so that one
-# clamp behind it is the whole rule; "activation", the derivative has both signs. A node that the
-# test answers with None does not rectify.
+# The sign of a rectifier's derivative, which decides how many clamps guided backprop needs.
+# "increasing" means that it is never negative, so that one clamp is enough. "activation" means that
+# it may have either sign, which takes two clamps. See `_Rectifier.attach`.
 Kind: TypeAlias = Literal["activation", "increasing"]
 
 
@@ -47,13 +61,18 @@ def _increasing(condition: bool) -> Kind:
     return "increasing" if condition else "activation"
 
 
-# By the name of the node, less its number: in-place variants differ in that alone.
+# Every rectifier that torch has a node for, by the node's name without "Backward" and its number:
+# in-place variants and overloads differ in the number only. To add one, write it here. The function
+# reads the constants that the node has saved and returns the kind, or None if the node, with these
+# constants, is not a rectifier.
 _RECTIFIERS: dict[str, Callable[[Any], Kind | None]] = {
     "Relu": lambda _: "increasing",
     "Threshold": lambda _: "increasing",
-    "Hardtanh": lambda node: "increasing" if node._saved_min_val == 0 else None,  # ReLU6
-    # `F.normalize` clamps to an epsilon and `clamp(0, 1)` bounds an image: neither rectifies.
-    # The other overloads clamp to tensors: reading those could set off a recomputation.
+    "Hardtanh": lambda node: "increasing" if node._saved_min_val == 0 else None,  # ReLU6 too
+    # Only a minimum of 0 without a maximum rectifies. `F.normalize` clamps to an epsilon and
+    # `clamp(0, 1)` bounds an image, and both must keep their gradient. The node's number selects
+    # the overload that clamps to numbers: the others save tensors, and reading a saved tensor
+    # inside a checkpoint would trigger a recomputation.
     "Clamp": lambda node: (
         "increasing"
         if node.name() == "ClampBackward1" and node._saved_min == 0 and node._saved_max is None
@@ -63,7 +82,7 @@ _RECTIFIERS: dict[str, Callable[[Any], Kind | None]] = {
         "increasing" if node.name() == "ClampMinBackward0" and node._saved_min == 0 else None
     ),
     "LeakyRelu": lambda node: _increasing(node._saved_negative_slope >= 0),
-    "PreluKernel": lambda _: "activation",  # its slope is learned, and may be negative
+    "PreluKernel": lambda _: "activation",  # The learned slope may be negative.
     "RreluWithNoise": lambda node: _increasing(node._saved_lower + node._saved_upper >= 0),
     "Elu": lambda node: _increasing(node._saved_alpha >= 0),
     "Celu": lambda _: "increasing",
@@ -73,17 +92,19 @@ _RECTIFIERS: dict[str, Callable[[Any], Kind | None]] = {
     "Hardswish": lambda _: "activation",
     "Mish": lambda _: "activation",
 }
-_PAPER = "Relu"  # the one activation that the papers define their rules for
+_PAPER = "Relu"  # the only activation for which the papers define their rules
 
 
-# Activations that are no rectifiers; counted, so that a report accounts for every nonlinearity.
+# Nonlinearities that are not rectifiers. They keep their own gradient, and are counted so that
+# `coverage` accounts for every nonlinearity. A Hardtanh or a clamp ends up here if `_RECTIFIERS`
+# found that it does not rectify.
 _GATES = frozenset(
     {"Sigmoid", "Tanh", "Softmax", "LogSoftmax", "Hardsigmoid", "LogSigmoid", "Glu"}
     | {"Hardtanh", "Clamp", "ClampMin", "ClampMax", "Hardshrink", "Softshrink"}
 )
 
 
-# Nodes of custom functions and of C++ that are known to hold no activation.
+# Custom functions and C++ nodes that are known to contain no activation.
 _TRANSPARENT = frozenset(
     {
         "AccumulateGrad",
@@ -94,24 +115,26 @@ _TRANSPARENT = frozenset(
 )
 _TRANSPARENT_PREFIXES = ("GeneratedBackwardFor_torchvision_",)  # deform_conv2d, roi_align, …
 
-_CUDNN_RNN_RELU = 0  # the `mode` of a recurrent layer whose nonlinearity is a ReLU
+_CUDNN_RNN_RELU = 0  # cuDNN's `mode` for a recurrent layer whose nonlinearity is a ReLU
 
-_declared: dict[type, Kind | Literal["linear"]] = {}  # by autograd.Function
+_declared: dict[type, Kind | Literal["linear"]] = {}  # keyed by the autograd.Function subclass
 
 
 def declare(function: type[torch.autograd.Function], kind: Kind | Literal["linear"]) -> None:
-    """Say what a custom ``autograd.Function`` is, so that rules can be attached to its node.
+    """Declare what a custom ``autograd.Function`` computes, so that rules can treat it correctly.
+
+    The declaration holds for the rest of the process.
 
     Args:
-        function: The class on which ``apply`` is called. An activation is elementwise, and its
-            input is the first argument of ``forward``.
-        kind: ``"activation"`` for a rectifier (ReLU, Swish, …); ``"increasing"`` for one whose
-            derivative is nowhere negative, which is a little cheaper; ``"linear"`` for anything
-            that holds no activation, and keeps its own gradient.
+        function: The class whose ``apply`` is called. An activation must be elementwise and take
+            its input as the first argument of ``forward``.
+        kind: ``"activation"`` for a rectifier (ReLU, Swish, …); ``"increasing"`` for a rectifier
+            whose derivative is never negative, which is slightly cheaper; ``"linear"`` for a
+            function that contains no activation and keeps its own gradient.
 
     Raises:
         TypeError: ``function`` is not a subclass of ``torch.autograd.Function``.
-        ValueError: ``kind`` is none of the three.
+        ValueError: ``kind`` is not one of the three.
 
     Example:
         >>> class Swish(torch.autograd.Function): ...
@@ -130,13 +153,16 @@ def declare(function: type[torch.autograd.Function], kind: Kind | Literal["linea
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How the activations between the logits and the images were treated, counted by kind.
+    """How the activations between the logits and the images were treated.
+
+    Each attribute maps the name of an operation to the number of its nodes.
 
     Attributes:
-        guided: Followed the rule that the papers define (ReLU).
-        extended: Followed its extension to other rectifiers.
-        left_alone: Kept their own gradient: gates, softmax, clamps that do not rectify.
-        hidden: Operations that may hold activations which the graph does not show.
+        guided: Activations that followed the rule as the papers define it (ReLU).
+        extended: Other rectifiers, which followed the extension of the rule.
+        left_alone: Nonlinearities that kept their own gradient: gates, softmax, and clamps that do
+            not rectify.
+        hidden: Operations that may contain activations which the graph does not show.
     """
 
     guided: Mapping[str, int] = field(default_factory=dict)
@@ -146,7 +172,7 @@ class Coverage:
 
     @property
     def followed(self) -> int:
-        """Number of activations that follow the rule."""
+        """Number of activations that followed the rule."""
         return sum(self.guided.values()) + sum(self.extended.values())
 
     def __str__(self) -> str:
@@ -156,20 +182,23 @@ class Coverage:
             "left alone": self.left_alone,
             "hidden": self.hidden,
         }
-        told = [
+        parts = [
             f"{title}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
             for title, kinds in groups.items()
             if kinds
         ]
-        return "; ".join(told) or "no activations"
+        return "; ".join(parts) or "no activations"
 
 
 class Graph:
-    """The activations on the way from ``logits`` back to ``images``.
+    """The activations between ``images`` and ``logits`` in the graph of one forward pass.
+
+    Building it attaches nothing; see :meth:`following`. It holds references to nodes, and so keeps
+    the graph alive.
 
     Attributes:
         connected: Whether the logits depend on the images at all.
-        coverage: What the rules will do with each activation.
+        coverage: How the rules treat each activation.
     """
 
     def __init__(self, logits: Tensor, images: Tensor) -> None:
@@ -184,7 +213,12 @@ class Graph:
         self.coverage = Coverage(**counts)
 
     def _admit(self, node: Any) -> str | None:
-        """Keep ``node`` if it rectifies; return the group that it is counted in."""
+        """Keep ``node`` if it is a rectifier.
+
+        Returns:
+            The attribute of :class:`Coverage` that counts the node, or ``None`` if the node holds
+            no activation.
+        """
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             return self._admit_custom(node)
         operation = _operation(node)
@@ -201,13 +235,18 @@ class Graph:
             return None if _is_transparent(_name(node)) else "hidden"
         if kind == "linear":
             return None
-        # A backward written by a user may return its argument itself: never in place there.
+        # A backward written by a user may return the very tensor that it received, so what it
+        # returns must not be written to.
         self._rectifiers.append(_Rectifier(node, kind, in_place=False))
         return "extended"
 
     @contextmanager
     def following(self, rule: Rule) -> Iterator[None]:
-        """Make backward passes through this graph follow ``rule`` inside the ``with`` block."""
+        """Make backward passes through this graph follow ``rule`` within the ``with`` block.
+
+        The hooks are removed at its end, also after an error, so that a later pass through the same
+        graph, or a plain ``backward`` of the user's, is not affected.
+        """
         handles: list[RemovableHandle] = []
         try:
             for rectifier in self._rectifiers:
@@ -222,9 +261,16 @@ class Graph:
 class _Rectifier:
     node: Node
     kind: Kind
-    in_place: bool  # whether the gradient that its backward returns is its own to write to
+    in_place: bool  # whether the gradient that the node returns may be overwritten
 
     def attach(self, rule: Rule) -> Iterator[RemovableHandle]:
+        """Hook ``rule`` onto the node; yield one handle per hook, which removes it.
+
+        Autograd computes f'·R, and guided backprop wants max(f', 0)·max(R, 0). A prehook sees R
+        before the node runs, a hook sees f'·R after it. Clamping R first makes the sign of the
+        product that of f', so that clamping the product removes just the negative derivatives. If
+        f' is never negative, the product has the sign of R, and the second clamp is enough.
+        """
         if rule == "deconvnet":
             yield self.node.register_hook(_pass_positive)
         elif rule == "guided_backprop":
@@ -234,40 +280,59 @@ class _Rectifier:
             yield self.node.register_hook(clamp)
 
 
-# max(f', 0)·max(R, 0) from what autograd computes, f'·R: with R >= 0 going in, the sign of what
-# comes out is the sign of f'. Where f' >= 0, clamping what comes out is enough. Only that one may
-# write in place: what goes into a node may be shared with other branches, what a built-in
-# activation's backward returns is its own.
+# The hooks below follow autograd's naming, in which "inputs" and "outputs" are those of the forward
+# pass: `outputs` holds the gradients that arrive at a node, `inputs` those that it passes on. The
+# first of `inputs` belongs to the activation's argument. The others (a PReLU's weight) are kept.
+#
+# Only `_clamp_outgoing_in_place` may write in place, which saves one allocation of the size of a
+# feature map per activation. It is safe because the gradient that a built-in activation returns is
+# freshly allocated, and nobody else holds it yet. An arriving gradient may be shared: if branches
+# meet in a sum, each of them receives the same tensor, and writing to it would change the gradient
+# of the other branches.
 
 
 def _clamp_incoming(outputs: Gradients) -> Gradients:
+    """Replace R by max(R, 0) before the node runs."""
     return tuple(None if g is None else g.clamp(min=0) for g in outputs)
 
 
 def _clamp_outgoing(inputs: Gradients, _: Gradients) -> Gradients:
+    """Replace the product f'·R, which the node returned, by its positive part."""
     first = inputs[0]
     return (None if first is None else first.clamp(min=0), *inputs[1:])
 
 
 def _clamp_outgoing_in_place(inputs: Gradients, _: Gradients) -> None:
+    """Do as :func:`_clamp_outgoing` does, without allocating; built-in activations only."""
     if inputs[0] is not None:
         inputs[0].clamp_(min=0)
 
 
 def _pass_positive(inputs: Gradients, outputs: Gradients) -> Gradients:
+    """Discard what the node computed and pass on max(R, 0), whatever f' is."""
     incoming = outputs[0]
     return (None if incoming is None else incoming.clamp(min=0), *inputs[1:])
 
 
 def _nodes_between(logits: Tensor, images: Tensor) -> list[Node]:
-    """The graph's nodes from which a gradient of ``logits`` reaches the leaf ``images``."""
+    """Find the nodes through which a gradient of ``logits`` reaches the leaf ``images``.
+
+    A node qualifies if it can be reached both from the logits and, against the direction of the
+    gradient, from the images. Branches that end in parameters only do not, so that an activation of
+    a weight is neither counted nor changed.
+
+    Returns:
+        The nodes in no particular order; none if the logits do not depend on the images.
+    """
     if logits.grad_fn is None:
         return []
+    # Walk from the logits to the leaves. Nodes know only where their gradient goes, so remember
+    # where it came from, for the way back.
     users: dict[Node, list[Node]] = {logits.grad_fn: []}
     pending, leaf = [logits.grad_fn], None
     while pending:
         node = pending.pop()
-        if getattr(node, "variable", None) is images:
+        if getattr(node, "variable", None) is images:  # Only nodes of leaves have a variable.
             leaf = node
         for child, _ in node.next_functions:
             if child is None:
@@ -280,6 +345,7 @@ def _nodes_between(logits: Tensor, images: Tensor) -> list[Node]:
 
 
 def _reachable(start: Node, edges: Mapping[Node, list[Node]]) -> list[Node]:
+    """Collect ``start`` and every node that can be reached from it along ``edges``."""
     seen, pending = {start}, [start]
     while pending:
         for node in edges[pending.pop()]:
@@ -290,12 +356,12 @@ def _reachable(start: Node, edges: Mapping[Node, list[Node]]) -> list[Node]:
 
 
 def _name(node: Node) -> str:
-    """The name of a node; torch's own of C++ stand in a namespace, in some versions and not all."""
+    """Name a node, without the namespace that some versions of torch give its own C++ nodes."""
     return node.name().removeprefix("torch::autograd::")
 
 
 def _operation(node: Node) -> str:
-    """``"Relu"`` of ``"ReluBackward0"``; the whole name where it is not of that form."""
+    """Turn ``"ReluBackward0"`` into ``"Relu"``; keep a name that does not have this form."""
     name = _name(node)
     return name.rstrip("0123456789").removesuffix("Backward") or name
 
@@ -305,12 +371,14 @@ def _is_transparent(name: str) -> bool:
 
 
 def _is_opaque(node: Any) -> bool:
-    """Whether a built-in node may hold activations: an operation fused or written in C++."""
+    """Whether a built-in node may contain activations: it is fused, or a C++ function."""
     name = _name(node)
     if name == "CopySlices":
-        # An in-place operation on a view. What was written is not shown, but how many tensors it
-        # was made of is: an activation has one, a copy of another tensor into the view has two.
+        # This is an in-place operation on a view. The graph does not show which operation it was,
+        # but it does show how many operands it had: an activation has one, while arithmetic and
+        # copying another tensor into the view have two.
         return len(node.next_functions) == 1
     if name.startswith("CudnnRnn"):
         return bool(getattr(node, "_saved_mode", None) == _CUDNN_RNN_RELU)
+    # A namespace marks C++ code that autograd did not generate, such as TorchScript's fused graphs.
     return "::" in name and not _is_transparent(name)

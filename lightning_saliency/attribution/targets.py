@@ -1,7 +1,8 @@
 """Which classes are explained: from the user's words to a tensor of class indices.
 
-:func:`choose_targets` reads the ``targets`` of the callback, :func:`as_columns` those of
-:func:`explain`, and :func:`resolve_targets` fills in the strongest classes once logits are known.
+:func:`choose_targets` reads the ``targets`` of the callback, and :func:`as_columns` those of
+:func:`explain`. Both write -1 for a class that depends on the logits, as ``"predicted"`` does.
+:func:`resolve_targets` replaces each -1 once the logits are known.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ Words: TypeAlias = str | Sequence[int] | Sequence[str]  # what the callback take
 
 STRONGEST = -1  # in a tensor of targets: the strongest class that its row does not name
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_ALL_UP_TO = 10  # classes that "auto" shows completely
-_OTHERS = 4  # strongest others that "auto" shows next to the label, if there are more
+_ALL_UP_TO = 10  # "auto" shows all classes if there are at most this many
+_OTHERS = 4  # the number of other classes that "auto" shows next to the label if there are more
 
 
 def choose_targets(
@@ -30,19 +31,25 @@ def choose_targets(
     labels: Sequence[Sequence[int]],
     class_names: Sequence[str] = (),
 ) -> Tensor | None:
-    """Choose classes ``(N, K)`` for :func:`explain`; ``None`` for all.
+    """Choose the classes to explain from what the user asked for.
 
     Args:
-        wanted: ``"auto"``, all classes up to ten, else the label and the four strongest others;
-            ``"all"``; ``"label"``; ``"predicted"``; ``"top3"`` or any number; or a list of
-            indices or class names.
-        num_classes: How many logits the model has.
+        wanted: ``"auto"``, which means all classes if there are at most ten, and otherwise the
+            label and the four strongest others; ``"all"``; ``"label"``; ``"predicted"``;
+            ``"top3"`` or any other number; or a list of class indices or names.
+        num_classes: The number of logits of the model.
         labels: The true classes of each image; all empty if the images have no labels.
         class_names: The name of each class.
 
+    Returns:
+        ``(N, K)`` int64, in which -1 stands for the strongest class that its row does not name;
+        ``None`` for all classes.
+
     Raises:
-        ValueError: An unknown word or class name, a class out of range, ``"label"`` without labels.
-        TypeError: A list of anything else.
+        ValueError: The word or class name is unknown, a class is out of range, or ``"label"`` was
+            asked for without labels.
+        TypeError: ``wanted`` is neither a word nor a list, or an item of it is neither an index
+            nor a name.
 
     Example:
         >>> choose_targets("auto", 1000, [[207], [340]])
@@ -63,22 +70,22 @@ def choose_targets(
 
 
 def check_words(wanted: Words) -> None:
-    """Refuse what makes sense for no probe and no model.
+    """Refuse ``wanted`` if it makes no sense for any probe and any model.
 
     Raises:
-        TypeError: Neither a word nor a list.
-        ValueError: An unknown word, or an empty list.
+        TypeError: It is neither a word nor a list.
+        ValueError: It is an unknown word or an empty list.
     """
     known = ("auto", "all", "label", "predicted")
     if not isinstance(wanted, str | Sequence):
         raise TypeError(
             f"`targets` must be one of {', '.join(known)}, 'top3' (or any number), or a list of "
-            f"classes, got {wanted!r}. One class is a list too: [3]."
+            f"classes, got {wanted!r}. For one class, pass [3]."
         )
     if isinstance(wanted, str) and wanted not in known and not re.fullmatch(r"top[1-9]\d*", wanted):
         raise ValueError(
             f"`targets` must be one of {', '.join(known)}, 'top3' (or any number), or a list of "
-            f"classes, got {wanted!r}. One class is a list too: [{wanted!r}]."
+            f"classes, got {wanted!r}. For one class, pass [{wanted!r}]."
         )
     if len(wanted) == 0:
         raise ValueError("`targets` must name at least one class, got an empty list.")
@@ -96,7 +103,7 @@ def _by_word(word: str, num_classes: int, labels: Sequence[Sequence[int]]) -> Te
         if not labelled:
             return _strongest(len(labels), _OTHERS + 1)
         known = _padded(labels)
-        room = max(0, num_classes - known.shape[1])  # left by the image with the most labels
+        room = max(0, num_classes - known.shape[1])  # beyond the most labels of an image
         return torch.cat([known, _strongest(len(labels), min(_OTHERS, room))], dim=1)
     count = 1 if word == "predicted" else int(word.removeprefix("top"))
     return _strongest(len(labels), min(count, num_classes))
@@ -107,12 +114,13 @@ def _strongest(images: int, count: int) -> Tensor:
 
 
 def _padded(labels: Sequence[Sequence[int]]) -> Tensor:
-    """``(N, K)``; rows of images that have fewer labels go on with their strongest classes."""
+    """Make labels a rectangle ``(N, K)``; shorter rows continue with their strongest classes."""
     longest = max(1, *map(len, labels))
     return torch.tensor([[*row, *[STRONGEST] * (longest - len(row))] for row in labels])
 
 
 def _index(item: int | str, class_names: Sequence[str]) -> int:
+    """Find the index of one item of a list of classes."""
     if is_integer(item):
         return item
     if not isinstance(item, str):
@@ -126,11 +134,19 @@ def _index(item: int | str, class_names: Sequence[str]) -> int:
 
 
 def as_columns(targets: Targets, images: Tensor) -> Tensor | None:
-    """``targets`` as ``(N, K)`` int64 on the device of ``images``; ``None`` for all classes.
+    """Turn ``targets`` into one row of classes per image.
+
+    Args:
+        targets: ``"all"``, ``"predicted"``, one class for all images, or integers ``(N,)`` or
+            ``(N, K)``, in which -1 stands for the strongest class that its row does not name.
+        images: ``(N, C, H, W)``.
+
+    Returns:
+        ``(N, K)`` int64 on the device of ``images``; ``None`` for all classes.
 
     Raises:
-        TypeError: Neither a word, nor an integer, nor a tensor of integers.
-        ValueError: An unknown word, a negative class, a shape that does not fit the images.
+        TypeError: ``targets`` is neither a word, an integer, nor a tensor of integers.
+        ValueError: The word is unknown, a class is negative, or the shape does not fit the images.
     """
     if isinstance(targets, str):
         if targets == "all":
@@ -138,7 +154,7 @@ def as_columns(targets: Targets, images: Tensor) -> Tensor | None:
         if targets != "predicted":
             raise ValueError(
                 f"`targets` must be 'all', 'predicted', a class or a tensor, got {targets!r}. "
-                "Class names of ImageNet become indices with `class_index`."
+                "`class_index` finds the index of an ImageNet class by its name."
             )
         targets = torch.full((len(images), 1), STRONGEST)
     elif is_integer(targets):
@@ -162,16 +178,24 @@ def as_columns(targets: Targets, images: Tensor) -> Tensor | None:
         )
     if int(columns.min()) < STRONGEST:
         raise ValueError(
-            f"`targets` must be classes of at least 0, or -1 for the strongest, "
+            f"`targets` must be classes of at least 0, or -1 for the strongest class, "
             f"got {_shortly(columns)}."
         )
     return columns.to(images.device, torch.int64)
 
 
 def resolve_targets(targets: Tensor | None, logits: Tensor) -> Tensor:
-    """Classes ``(N, K)`` from what was asked for; ``None`` asks for all.
+    """Replace each -1 by the strongest class that its row does not contain yet.
 
-    -1 is replaced by the strongest class that its row neither names nor was given already.
+    Args:
+        targets: ``(N, K)`` int64, as :func:`as_columns` returns them; ``None`` for all classes.
+        logits: ``(N, num_classes)``. NaN counts as the weakest.
+
+    Returns:
+        ``(N, K)`` int64 classes on the device of ``logits``, distinct wherever -1 was replaced.
+
+    Raises:
+        ValueError: A class is out of range, or a row asks for more classes than there are.
     """
     count, num_classes = logits.shape
     if targets is None:
@@ -182,10 +206,12 @@ def resolve_targets(targets: Tensor | None, logits: Tensor) -> Tensor:
             f"image, as the model has {num_classes} logit(s); got {_shortly(targets)}."
         )
     classes = targets.to(logits.device, copy=True)
-    # NaN would compare as the largest of all; it, and -inf, become the lowest of finite numbers.
+    # `argmax` takes NaN for the largest value, so it becomes the lowest finite number, as does
+    # -inf: only classes that are already taken may be at -inf below.
     strength = logits.nan_to_num(nan=torch.finfo(logits.dtype).min)
     for column in range(classes.shape[1]):
         free = classes[:, column] == STRONGEST
+        # A -1 that is still to be replaced marks an extra column, which is cut off again.
         named = classes.masked_fill(classes == STRONGEST, num_classes)
         taken = logits.new_zeros(count, num_classes + 1, dtype=torch.bool).scatter_(1, named, True)
         strongest = strength.masked_fill(taken[:, :-1], -torch.inf).argmax(dim=1)
@@ -194,5 +220,6 @@ def resolve_targets(targets: Tensor | None, logits: Tensor) -> Tensor:
 
 
 def _shortly(targets: Tensor) -> str:
+    """Write the first eight targets for an error message."""
     text = ", ".join(str(int(t)) for t in targets.flatten()[:8])
     return text + (", …" if targets.numel() > 8 else "")

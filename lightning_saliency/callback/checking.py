@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_saliency.callback.failures import Tolerance, in_turn, warn
 from lightning_saliency.callback.publisher import Publisher
-from lightning_saliency.callback.tolerance import Tolerance, in_turn, warn
 from lightning_saliency.callback.trainer import Trainer, callable_model, inform, logged_metrics
 from lightning_saliency.check.attention import Gate
 from lightning_saliency.check.evaluate import Candidate

@@ -21,18 +21,18 @@ _REMEDY = "Pass `probe=ProbeBatch(images, labels)` with the images to explain."
 
 
 def choose_probe(trainer: Trainer, pl_module: Any) -> ProbeBatch:
-    """Eight images of the validation data (training, where there is none), spread over classes.
+    """Choose eight images of the validation data, or of the training data if there is none.
 
-    The same ones in every run with the same data. They are collated by the loader's own
-    ``collate_fn`` and pass the module's hooks for batches, which may normalise them; the loader
-    itself is not iterated, and no random stream moves; of generators that a dataset owns, those
-    that :func:`rng.own_streams_kept` finds.
+    They are spread over the classes and the same in every run with the same data. They are
+    collated by the loader's own ``collate_fn`` and pass the module's hooks for batches, which may
+    normalise them. The loader itself is not iterated and no random stream moves; among generators
+    that a dataset owns, those that :func:`rng.own_streams_kept` finds.
 
     Raises:
-        SaliencyError: There is no such data, or no images in it; the message says what to pass.
+        SaliencyError: There are no such data, or no images in them; the message says what to pass.
     """
     with random_streams_kept(SEED), undisturbed(pl_module), torch.no_grad():
-        loader, validating = _loader_of(trainer)
+        loader, validating = _find_loader(trainer)
         with own_streams_kept(loader.dataset, loader.collate_fn):
             try:
                 items = choose_items(loader.dataset, COUNT, COUNT)
@@ -45,8 +45,8 @@ def choose_probe(trainer: Trainer, pl_module: Any) -> ProbeBatch:
         return ProbeBatch.from_batch(batch, loader.dataset)
 
 
-def _loader_of(trainer: Trainer) -> tuple[DataLoader[Any], bool]:
-    """The first loader of the trainer, and whether it is one of validation."""
+def _find_loader(trainer: Trainer) -> tuple[DataLoader[Any], bool]:
+    """Find the first loader of the trainer, and say whether it is a validation loader."""
     if trainer.state.fn == "test":
         sources = [(trainer.test_dataloaders, False)]
     else:
@@ -59,13 +59,13 @@ def _loader_of(trainer: Trainer) -> tuple[DataLoader[Any], bool]:
 
 
 def _validation_loaders(trainer: Trainer) -> Any:
-    """Those of the trainer, which makes them before its first validation and not earlier."""
+    """The trainer's own, or new ones: it makes them only before its first validation."""
     if trainer.val_dataloaders is not None:
         return trainer.val_dataloaders
     try:
         source = trainer.fit_loop.epoch_loop.val_loop._data_source
         return source.dataloader() if source.is_defined() else None
-    except AttributeError:  # private, so it may go; the training data serve as well
+    except AttributeError:  # private, so it may disappear; then the training data serve
         return None
 
 
@@ -81,7 +81,7 @@ def _flattened(loaders: Any) -> Iterator[Any]:
 
 @contextmanager
 def _stage(trainer: Trainer, validating: bool) -> Iterator[None]:
-    """Let the module's hooks see the stage that the data are of: some augment in training."""
+    """Let the module's hooks see the stage of the data: some hooks augment in training only."""
     found = trainer.state.stage
     try:
         if validating:

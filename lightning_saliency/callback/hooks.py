@@ -21,25 +21,27 @@ from lightning_saliency.probe.batch import ProbeBatch
 class SaliencyCallbackBase:
     """Explain a fixed probe batch at epoch ends and log the maps as pictures.
 
-    For each probe image a mosaic goes to the loggers at each observation, under
-    ``saliency/<image name>``: the image, then a tile a class with its probability, the true class
-    framed, the predicted one bold. When training ends, a film strip an image follows under
-    ``saliency_filmstrip/<image name>``: a row a class, a column an observation, at most twelve.
-    TensorBoard, W&B and MLflow take the pictures; with none of these they are PNG files in the
-    run's folder.
+    At each observation, every probe image gets a mosaic in the loggers, under
+    ``saliency/<image name>``: the image, then one tile per class with its probability; the true
+    class is framed, the predicted one bold. When training ends, every image gets a film strip
+    under ``saliency_filmstrip/<image name>``: one row per class and one column per observation, at
+    most twelve. TensorBoard, W&B and MLflow take the pictures; with none of these they become PNG
+    files in the run's folder.
 
-    The run is left as it was: weights, metrics and random streams are those of a run without it.
+    The run is left as it was: weights, metrics and random streams are those of a run without the
+    callback.
 
     Args:
-        probe: The images. Without, eight of the validation dataset (training, where there is
-            none), spread over its classes, the same ones in every run with the same data.
+        probe: The images. By default eight of the validation dataset (of the training dataset if
+            there is none), spread over its classes; the same ones in every run with the same data.
         targets: The classes to explain: ``"auto"``, all up to ten, else the label and the four
             strongest others; ``"all"``; ``"label"``; ``"predicted"``; ``"top3"`` or any number;
             or a list of indices or class names.
         rule: ``"guided_backprop"``, ``"gradient"`` or ``"deconvnet"``; or a tuple of these, which
-            are shown together, from one forward pass.
-        every_n_epochs: Epoch E, counted from 0, is observed at its end where
-            ``(E + 1) % every_n_epochs == 0``; 0 for none.
+            are shown side by side, from one forward pass. Guided backprop is good to look at, the
+            gradient says more about the model: look at both before you conclude anything.
+        every_n_epochs: Epoch E, counted from 0, is observed at its end if
+            ``(E + 1) % every_n_epochs == 0``; 0 for no epoch.
         epochs: The epochs to observe, counted from 0, in place of ``every_n_epochs``.
         every_n_train_steps: Optimizer steps between observations, in addition to epoch ends.
         at_start: Whether the untrained model is observed. The trained one always is.
@@ -49,17 +51,17 @@ class SaliencyCallbackBase:
             ``"magnitude"``; or ``"overlay"`` on the image.
         scale: ``"map"``: each map is as strong as its own peak; or a number, logits per input
             unit, at which all maps of the run saturate, so that strengths can be compared.
-        tile_size: Pixels a side of a tile, at most.
-        image_format: ``"jpeg"`` or ``"png"``, of the pictures in TensorBoard.
+        tile_size: Pixels per side of a tile, at most.
+        image_format: Of the pictures in TensorBoard, ``"jpeg"`` or ``"png"``.
         chunk_size: Images in one forward pass; all by default.
-        check: What the run is held against; see :class:`AttentionCheck`.
+        check: What the run is checked against; see :class:`AttentionCheck`.
         record: Whether each observation is kept in the run's folder, for checks and comparisons.
-        keep: Observations that stay there, at most, the first and the last among them.
-        on_error: ``"raise"``, or ``"warn"`` to go on training when an observation fails.
-        name: Prefix of the tags, different for each callback of a trainer.
+        keep: The most observations to keep there, the first and the last included; all by default.
+        on_error: ``"raise"``, or ``"warn"`` to go on training if an observation fails.
+        name: Prefix of the tags; every callback of a trainer needs its own.
 
     Raises:
-        TypeError: ``probe`` is no :class:`ProbeBatch`.
+        TypeError: ``probe`` is not a :class:`ProbeBatch`.
         ValueError: An argument out of range; the message says what is allowed.
         SaliencyError: While training, a model that cannot be explained.
     """
@@ -153,6 +155,9 @@ class SaliencyCallbackBase:
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the model."""
         self._session.release()
+        # Lightning gives every callback the `log` of the model, and with it the model itself.
+        for name in ("log", "log_dict"):
+            self.__dict__.pop(name, None)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Choose the probe and the classes, and observe the untrained model."""

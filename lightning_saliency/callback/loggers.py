@@ -39,7 +39,7 @@ class PictureLog:
         for take, logger in self._takers:
             take(logger, tag, picture, step, self._format)
         if not self._takers and self._folder is not None:
-            path = self._folder.joinpath(*_path_of(tag), f"{step:08d}.png")
+            path = self._folder.joinpath(*_split_tag(tag), f"{step:08d}.png")
             write_whole(path, encode(picture, "png"))
             self.files_at = self._folder
 
@@ -49,8 +49,8 @@ class PictureLog:
             logger.log_metrics(dict(scalars), step=step)
 
 
-def _path_of(tag: str, *, ascii_only: bool = False) -> list[str]:
-    """The folder and the name that a tag stands for, as file systems take them."""
+def _split_tag(tag: str, *, ascii_only: bool = False) -> list[str]:
+    """Split a tag into a folder and a name that file systems accept."""
     return [safe_name(part, ascii_only=ascii_only) for part in tag.split("/", 1)]
 
 
@@ -67,8 +67,8 @@ def _to_tensorboard(
     if events is None or not type(writer).__module__.startswith("torch.utils.tensorboard"):
         writer.add_image(tag, picture, step, dataformats="HWC")
         return
-    # `add_image` takes the picture through floating point and the slowest of PNG encoders; the
-    # event file holds any encoded picture, so the bytes go straight there.
+    # `add_image` converts the picture to floating point and back and encodes it slowly as PNG. An
+    # event file takes any encoded picture, so the bytes are written there directly.
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     height, width, _ = picture.shape
@@ -78,18 +78,18 @@ def _to_tensorboard(
 
 
 def _to_wandb(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
-    # Its own name for the file that a tag becomes may be a path, or too long for one.
-    key = "/".join(_path_of(tag))
+    # W&B makes a file name of the key, which may be a path, or too long for one.
+    key = "/".join(_split_tag(tag))
     logger.log_image(key=key, images=[picture], step=step, caption=[f"step {step}"])
 
 
 def _to_mlflow(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
-    key = "/".join(_path_of(tag, ascii_only=True))
+    key = "/".join(_split_tag(tag, ascii_only=True))
     logger.experiment.log_image(logger.run_id, picture, key=key, step=step)
 
 
 def _to_nowhere(logger: Any, tag: str, picture: Picture, step: int, _: ImageFormat) -> None:
-    """A ``fast_dev_run``'s logger has every attribute and keeps nothing."""
+    """Ignore the logger of a ``fast_dev_run``, which has every attribute and keeps nothing."""
 
 
 _TAKERS = {

@@ -1,4 +1,4 @@
-"""What to show of a model and how, checked before anything is trained."""
+"""What to show of a model and how, validated before anything is trained."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OnError: TypeAlias = Literal["raise", "warn"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The arguments of :class:`SaliencyCallback` that do not say when; they are explained there.
+    """The arguments of :class:`SaliencyCallback`, which explains them, except for the schedule.
 
     Raises:
-        TypeError: ``forward`` cannot be called, or ``targets`` hold what is no class.
+        TypeError: ``forward`` cannot be called, or ``targets`` holds something other than classes.
         ValueError: A value out of range; the message says what is allowed.
     """
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_saliency.callback.failures import warn
 from lightning_saliency.callback.loggers import PictureLog
-from lightning_saliency.callback.tolerance import warn
 from lightning_saliency.check.attention import AttentionCheck
 from lightning_saliency.check.difference import draw
 from lightning_saliency.check.evaluate import Candidate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from lightning_saliency.callback.trainer import Trainer
 from lightning_saliency.errors import SaliencyError
@@ -16,8 +16,8 @@ class Schedule:
     """The epoch ends and training steps at which the probe is explained.
 
     Attributes:
-        every_n_epochs: Epoch E, counted from 0, is due where ``(E + 1) % every_n_epochs == 0``;
-            0 makes no epoch due.
+        every_n_epochs: Epoch E, counted from 0, is due if ``(E + 1) % every_n_epochs == 0``; 0
+            makes no epoch due.
         epochs: Epochs counted from 0, in place of ``every_n_epochs``.
         every_n_train_steps: Optimizer steps between observations, in addition to epoch ends.
         at_start: Whether the untrained model is observed.
@@ -72,7 +72,7 @@ class Schedule:
     def due_step(self, step: int, previous: int) -> bool:
         """Whether a multiple of ``every_n_train_steps`` lies in ``(previous, step]``.
 
-        Several optimizers take several steps a batch, so a multiple may be passed by.
+        Several optimizers take several steps per batch, which may step past a multiple.
         """
         n = self.every_n_train_steps
         return n is not None and step // n > previous // n
@@ -81,22 +81,41 @@ class Schedule:
 def check_monitors(trainer: Trainer, prefix: str, schedule: Schedule) -> None:
     """Refuse an ``EarlyStopping`` or ``ModelCheckpoint`` that looks more often than we observe.
 
-    Between two observations it would judge by the value of an old epoch, or by none.
+    Between two observations it would decide by the value of an earlier epoch, or by none.
 
     Raises:
-        SaliencyError: It names the monitor, and how both can be made to agree.
+        SaliencyError: It names the monitor and says how to make both agree.
     """
     for callback in trainer.callbacks:
         monitor = getattr(callback, "monitor", None)
-        if not (isinstance(monitor, str) and monitor.startswith(prefix + "/")):
-            continue
-        looks = _looks_every(trainer, callback)
-        if looks is None or not _always_due(schedule, looks):
-            raise SaliencyError(
-                f"{type(callback).__name__} looks at {monitor!r} "
-                f"{_in_words(looks)}, more often than {_observed_in_words(schedule)}. "
-                "Observe every epoch (`every_n_epochs=1`) and let the monitor look at epoch ends."
-            )
+        if _is_ours(monitor, prefix):
+            looks = _looks_every(trainer, callback)
+            _check_look(type(callback).__name__, monitor, looks, schedule)
+
+
+def check_schedulers(trainer: Trainer, prefix: str, schedule: Schedule) -> None:
+    """Refuse a learning rate scheduler, such as ``ReduceLROnPlateau``, likewise.
+
+    Raises:
+        SaliencyError: It names the scheduler and says how to make both agree.
+    """
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and _is_ours(config.monitor, prefix):
+            looks = int(config.frequency) if config.interval == "epoch" else None
+            _check_look(type(config.scheduler).__name__, config.monitor, looks, schedule)
+
+
+def _is_ours(monitor: object, prefix: str) -> TypeGuard[str]:
+    return isinstance(monitor, str) and monitor.startswith(prefix + "/")
+
+
+def _check_look(who: str, monitor: str, looks: int | None, schedule: Schedule) -> None:
+    if looks is None or not _always_due(schedule, looks):
+        raise SaliencyError(
+            f"{who} looks at {monitor!r} {_in_words(looks)}, more often than it is measured "
+            f"({_observed_in_words(schedule)}). Observe every epoch (`every_n_epochs=1`) and let "
+            f"{who} look at epoch ends."
+        )
 
 
 def _looks_every(trainer: Trainer, callback: Any) -> int | None:
@@ -130,5 +149,5 @@ def _in_words(epochs: int | None) -> str:
 
 def _observed_in_words(schedule: Schedule) -> str:
     if schedule.epochs is not None:
-        return f"the epochs {list(schedule.epochs)} that are observed"
-    return f"every {schedule.every_n_epochs} epochs, which are observed"
+        return f"in the epochs {list(schedule.epochs)}"
+    return f"every {schedule.every_n_epochs} epochs"

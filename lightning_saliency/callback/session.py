@@ -6,13 +6,13 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lightning_saliency.callback.assembly import build_observer, build_publisher
+from lightning_saliency.callback.build import build_observer, build_publisher
 from lightning_saliency.callback.checking import Checking
 from lightning_saliency.callback.default_probe import choose_probe
+from lightning_saliency.callback.failures import Tolerance, in_turn, warn
 from lightning_saliency.callback.options import Options
 from lightning_saliency.callback.publisher import Publisher
-from lightning_saliency.callback.schedule import Schedule
-from lightning_saliency.callback.tolerance import Tolerance, in_turn, warn
+from lightning_saliency.callback.schedule import Schedule, check_schedulers
 from lightning_saliency.callback.trainer import (
     Trainer,
     build_ranks,
@@ -25,6 +25,7 @@ from lightning_saliency.check.attention import AttentionCheck, Gate
 from lightning_saliency.observe.history import History
 from lightning_saliency.observe.observer import Observer
 from lightning_saliency.observe.provenance import run_info
+from lightning_saliency.observe.ranks import Ranks
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Observation
 from lightning_saliency.record.run import RunInfo
@@ -94,7 +95,10 @@ class Session:
 
     def start(self, trainer: Trainer, pl_module: Any) -> None:
         """Choose the probe and the classes, and observe the untrained model."""
-        self._prepare(trainer, pl_module)
+        check_schedulers(trainer, self._options.name, self._schedule)
+        ranks = self._find_ranks(trainer)
+        with self.tolerance("preparing to observe", unchanged=True):
+            self._prepare(trainer, pl_module, ranks)
         # A run that is resumed in mid-epoch does not begin the epoch again.
         self._epoch, self._steps_done = trainer.current_epoch, trainer.global_step
         if self._schedule.at_start and trainer.global_step == 0:
@@ -123,7 +127,7 @@ class Session:
     def observe_alone(self, trainer: Trainer, pl_module: Any, caption: str) -> None:
         """Observe outside of training, once; a failure there does not cost the metrics."""
         with self.tolerance("preparing to observe"):
-            self._prepare(trainer, pl_module)
+            self._prepare(trainer, pl_module, self._find_ranks(trainer))
             self._observe(trainer, pl_module, caption, current_step(trainer))
 
     def end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -190,10 +194,13 @@ class Session:
 
     # The parts of the above.
 
-    def _prepare(self, trainer: Trainer, pl_module: Any) -> None:
+    def _find_ranks(self, trainer: Trainer) -> Ranks:
         ranks = build_ranks(trainer)
         self.tolerance.sharded = ranks.sharded
         self.tolerance.check_sharded()
+        return ranks
+
+    def _prepare(self, trainer: Trainer, pl_module: Any, ranks: Ranks) -> None:
         with ranks.synchronized("preparing to observe"):
             if self.probe is None:
                 self.probe = choose_probe(trainer, pl_module)
@@ -255,6 +262,8 @@ class Session:
                 on_epoch=True,
                 sync_dist=True,
                 logger=False,
+                # Lightning would otherwise look for it in the batch, and may not find one there.
+                batch_size=1 if self.probe is None else len(self.probe),
             )
 
     def _check(self, trainer: Trainer, pl_module: Any, *, last: bool) -> None:

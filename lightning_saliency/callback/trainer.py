@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from lightning_saliency.attribution.logits import Forward
 from lightning_saliency.callback.loggers import class_name_among
 from lightning_saliency.observe.ranks import Ranks
-from lightning_saliency.storage.files import safe_name
 
 
 class Trainer(Protocol):
@@ -30,6 +27,7 @@ class Trainer(Protocol):
     global_rank: int
     global_step: int
     is_global_zero: bool
+    lr_scheduler_configs: Sequence[Any]
     log_dir: str | None  # a collective: to be asked for on every rank
     loggers: Sequence[Any]
     precision_plugin: Any
@@ -54,13 +52,13 @@ def build_ranks(trainer: Trainer) -> Ranks:
 
 
 def callable_model(trainer: Trainer, pl_module: Any) -> Any:
-    """What to call for a forward pass: FSDP's first version gathers weights in its wrapper only."""
+    """What to call for a forward pass: FSDP 1 gathers weights only in its wrapper."""
     fsdp = class_name_among(trainer.strategy, ("FSDPStrategy",))
     return trainer.strategy.model if fsdp else pl_module
 
 
-def in_precision_of(trainer: Trainer, forward: Forward | None) -> Forward:
-    """The forward pass under the trainer's own precision."""
+def wrap_forward(trainer: Trainer, forward: Forward | None) -> Forward:
+    """Make a forward pass that runs in the trainer's own precision."""
     plugin = trainer.precision_plugin
 
     def in_precision(model: Any, images: Any) -> Any:
@@ -75,12 +73,12 @@ def current_step(trainer: Trainer) -> int:
     """The step at which Lightning logs the scalars of this moment."""
     try:
         return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
-    except AttributeError:  # private, so it may go; the optimizer steps are nearly the same
+    except AttributeError:  # private, so it may disappear; optimizer steps are nearly the same
         return int(trainer.global_step)
 
 
 def logged_metrics(trainer: Trainer, ours: Sequence[str]) -> dict[str, float]:
-    """What a run has logged, except for what callbacks named ``ours`` have."""
+    """What a run has logged, without the scalars of our callbacks, whose names are ``ours``."""
     found = {str(name): float(value) for name, value in trainer.callback_metrics.items()}
     prefixes = tuple(f"{name}/" for name in ours)
     return {name: value for name, value in found.items() if not name.startswith(prefixes)}
@@ -92,42 +90,3 @@ def inform(trainer: Trainer, message: str) -> None:
         module = next(c.__module__ for c in type(trainer).__mro__ if c.__name__ == "Trainer")
         namespace = module.partition(".trainer")[0]
         logging.getLogger(f"{namespace}.saliency").info(message)
-
-
-_KEEPING_RUNS_APART = ("TensorBoardLogger", "CSVLogger")
-
-# The folders of runs whose loggers give them none: several callbacks of a trainer share one.
-_FOLDERS: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
-
-
-def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of this run and no other, or ``None`` if nothing is kept.
-
-    Collective: call it on every rank. If a logger keeps all runs in one folder, or there is no
-    logger, the run is given a folder of its own.
-    """
-    log_dir = trainer.log_dir  # collective
-    if trainer.fast_dev_run:
-        return None
-    folder = _folder_in(trainer, log_dir) if trainer.is_global_zero else None
-    chosen = trainer.strategy.broadcast(folder and str(folder))
-    return Path(chosen)
-
-
-def _folder_in(trainer: Trainer, log_dir: str | None) -> Path:
-    first = next(iter(trainer.loggers), None)
-    if log_dir is not None and first is not None:
-        if class_name_among(first, _KEEPING_RUNS_APART):
-            return Path(log_dir)
-        if first.version is not None:
-            return Path(log_dir, safe_name(str(first.name)), safe_name(str(first.version)))
-    if trainer not in _FOLDERS:
-        root = Path(log_dir or trainer.default_root_dir)
-        _FOLDERS[trainer] = _next_version(root / "saliency_logs")
-    return _FOLDERS[trainer]
-
-
-def _next_version(folder: Path) -> Path:
-    taken = [path.name.removeprefix("version_") for path in folder.glob("version_*")]
-    number = max((int(name) for name in taken if name.isdecimal()), default=-1) + 1
-    return folder / f"version_{number}"

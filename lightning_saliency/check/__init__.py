@@ -1,1 +1,1 @@
-"""Does a run look where good runs look?"""
+"""Whether a run looks where good runs look."""

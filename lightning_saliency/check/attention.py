@@ -1,4 +1,4 @@
-"""The check that a run carries: its reference, when it judges, and what a failure does."""
+"""The check of a run: what it is compared with, when it is judged, and what a failure does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from lightning_saliency.attribution.rules import RULES, Rule
 from lightning_saliency.check.evaluate import Candidate, evaluate
 from lightning_saliency.check.reference import Reference
-from lightning_saliency.check.requirements import DEFAULT, Requirement, merge, parse_all
+from lightning_saliency.check.requirements import DEFAULT, merge, parse_all
 from lightning_saliency.check.verdict import Verdict
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.functional.arguments import check_choice, check_integer
@@ -37,24 +37,28 @@ class AttentionCheck:
     """Whether the model looks where good runs look; given to a ``SaliencyCallback``.
 
     Args:
-        reference: A :class:`Reference` or the folder of one. Without, only requirements whose
+        reference: A :class:`Reference` or its folder. Without one, only requirements whose
             bounds are numbers can be judged.
-        rule: Of the gradient that is measured. The plain one tells runs apart; guided backprop is
-            good to look at and poor to judge by (Adebayo et al. 2018, arXiv 1810.03292).
-        reduce: How its channels are reduced: ``"square"``, ``"abs_sum"``, ``"abs_max"``, or
-            ``"contribution"``, gradient times contrast, which finds more where a shortcut is as
-            large as a background.
-        require: Sentences such as ``"object.share >= 0.6"``, in addition to those that the
-            reference holds. Without a reference: ``"moved_mass <= auto"`` and
+        rule: The rule of the gradient that is measured. The plain gradient tells runs apart;
+            guided backprop is good to look at and poor to judge by (Adebayo et al. 2018,
+            arXiv 1810.03292).
+        reduce: How the channels are reduced: ``"square"``, ``"abs_sum"``, ``"abs_max"``, or
+            ``"contribution"``, which is gradient times contrast and finds more if a shortcut may
+            be as large as a background.
+        require: Sentences such as ``"object.share >= 0.6"``, in addition to those of the
+            reference. Without a reference the default is ``"moved_mass <= auto"`` and
             ``"*.share within auto"``.
-        on_fail: ``"warn"``; ``"raise"`` a :class:`SaliencyError`; or ``"stop"`` training.
-        start_after: A condition on a metric, such as ``"val_acc>0.8"``: from the first epoch in
-            which it holds, every observation at an epoch's end is judged. Without, the last is.
-        patience: Observations in a row that have to fail, before that is a failure.
+        on_fail: What a failure does: ``"warn"``, ``"raise"`` a :class:`SaliencyError`, or
+            ``"stop"`` training.
+        start_after: A condition on a metric, such as ``"val_acc>0.8"``. From the first epoch in
+            which it holds, every observation at the end of an epoch is judged. Without it, only
+            the last observation is.
+        patience: How many observations in a row have to fail before ``on_fail`` applies. Until
+            then a failure only warns.
 
     Raises:
         RecordError: The reference is missing or damaged.
-        TypeError, ValueError: An argument that is none of these.
+        TypeError, ValueError: An argument has the wrong type or value.
     """
 
     def __init__(
@@ -72,28 +76,26 @@ class AttentionCheck:
         check_choice("reduce", reduce, MASS_REDUCTIONS)
         check_choice("on_fail", on_fail, ON_FAIL)
         _check_when(on_fail, start_after, patience)
-        self.reference = _loaded(reference)
+        self.reference = _load(reference)
         self.folder = Path(reference) if isinstance(reference, str | Path) else None
         if self.reference is not None:
-            _check_measured_alike(self.reference, rule, reduce)
+            _check_same_measurement(self.reference, rule, reduce)
         if rule != "gradient":
             warnings.warn(
-                f"a check on {rule!r} lets much pass: such maps show the image more than the model "
+                f"a check on {rule!r} misses a lot: such maps show the image more than the model "
                 "(Adebayo et al. 2018, arXiv 1810.03292). Use `rule='gradient'`.",
                 SaliencyWarning,
                 stacklevel=2,
             )
-        self.requirements = self._all_of(require)
+        if self.reference is None:
+            self.requirements = parse_all(DEFAULT if require is None else require)
+        else:
+            self.requirements = merge(self.reference.requirements, require)
         self.rule, self.reduce, self.on_fail, self.patience = rule, reduce, on_fail, patience
         self.start_after = None if start_after is None else Condition.parse(start_after)
 
-    def _all_of(self, require: Sequence[str] | None) -> tuple[Requirement, ...]:
-        if self.reference is None:
-            return parse_all(DEFAULT if require is None else require)
-        return merge(self.reference.requirements, require)
-
     def evaluate(self, candidate: Candidate) -> Verdict:
-        """The verdict on a run at an observation."""
+        """Judge a run at one of its observations."""
         return evaluate(candidate, self.reference, self.requirements)
 
 
@@ -101,15 +103,16 @@ def _check_when(on_fail: str, start_after: str | None, patience: int) -> None:
     check_integer("patience", patience, 1)
     if patience > 1 and start_after is None:
         raise ValueError(
-            "`patience` of more than 1 needs `start_after`: without, one observation is judged."
+            "`patience` above 1 needs `start_after`: without it, only one observation is judged."
         )
     if on_fail == "stop" and start_after is None:
         raise ValueError(
-            "`on_fail='stop'` needs `start_after`: without, training is over when it is judged."
+            "`on_fail='stop'` needs `start_after`: without it, a run is judged only once training "
+            "is over."
         )
 
 
-def _loaded(reference: Reference | str | Path | None) -> Reference | None:
+def _load(reference: Reference | str | Path | None) -> Reference | None:
     if isinstance(reference, str | Path):
         return Reference.load(reference)
     if reference is None or isinstance(reference, Reference):
@@ -120,12 +123,12 @@ def _loaded(reference: Reference | str | Path | None) -> Reference | None:
     )
 
 
-def _check_measured_alike(reference: Reference, rule: Rule, reduce: MassReduce) -> None:
-    measured = reference.info.rule, reference.info.reduce
-    if measured != (rule, reduce):
+def _check_same_measurement(reference: Reference, rule: Rule, reduce: MassReduce) -> None:
+    expected = reference.info.rule, reference.info.reduce
+    if expected != (rule, reduce):
         raise ValueError(
-            f"`rule` and `reduce` must be those that the reference was measured by, {measured}, "
-            f"got {(rule, reduce)}: nothing else can be compared with it."
+            f"`rule` and `reduce` must be those of the reference, {expected}, got "
+            f"{(rule, reduce)}: runs that were measured differently cannot be compared."
         )
 
 
@@ -147,7 +150,7 @@ class Condition:
         """Read a condition.
 
         Raises:
-            ValueError: Not one.
+            ValueError: ``text`` is not a condition, or its number is not finite.
         """
         found = _CONDITION.fullmatch(text) if isinstance(text, str) else None
         try:
@@ -162,7 +165,7 @@ class Condition:
         return f"{self.metric}{self.relation}{self.number:.12g}"
 
     def holds(self, metrics: Numbers) -> bool:
-        """Whether it holds; not where the metric is not there."""
+        """Whether it holds for ``metrics``. It does not if the metric is missing."""
         value = metrics.get(self.metric)
         return value is not None and _RELATIONS[self.relation](value, self.number)
 
@@ -172,10 +175,10 @@ class Gate:
     """Decides during a run which observations an :class:`AttentionCheck` judges.
 
     Attributes:
-        check: What is checked.
-        started: Whether ``start_after`` has held; from then on every epoch's end is judged.
-        failures: Consecutive observations that failed.
-        judged_at: The step that was judged last.
+        check: The check.
+        started: Whether ``start_after`` has held. From then on the end of every epoch is judged.
+        failures: The number of consecutive observations that failed.
+        judged_at: The step that was judged last; -1 before the first.
     """
 
     check: AttentionCheck
@@ -184,12 +187,15 @@ class Gate:
     judged_at: int = -1
 
     def judge(self, candidate: Candidate | None, metrics: Numbers, *, last: bool) -> Verdict | None:
-        """The verdict on an observation; ``None`` if none is due.
+        """Judge an observation if a verdict is due.
 
         Args:
             candidate: The run at that observation; ``None`` if the model was not observed.
-            metrics: What the run has logged.
+            metrics: The metrics that the run has logged so far.
             last: Whether training is over.
+
+        Returns:
+            The verdict, or ``None`` if none is due.
         """
         condition = self.check.start_after
         if condition is not None:
@@ -209,13 +215,13 @@ class Gate:
         return verdict
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know; primitives only, named as in version 0.1."""
+        """Return the state for a checkpoint: primitives only, under the names of version 0.1."""
         condition = self.check.start_after
         text = None if condition is None else str(condition)
         return {"start_after": text, "begun": self.started, "failed": self.failures}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from :meth:`state_dict` of a run with the same condition."""
+        """Continue from :meth:`state_dict`, unless ``start_after`` has changed since."""
         if state is not None and state["start_after"] == self.state_dict()["start_after"]:
             self.started, self.failures = state["begun"], state["failed"]
 

@@ -1,12 +1,13 @@
-"""How far a measure may lie from N good runs before it is no accident: prediction bounds.
+"""Prediction bounds: how far a measure may lie from N good runs before that is no accident.
 
-Of N values with mean x̄ and standard deviation s, the next of the same kind lies below
-x̄ + t·s·√(1 + 1/N) with the probability whose quantile of Student's distribution with N − 1 degrees
-of freedom is t (Hahn & Meeker 1991, Statistical Intervals, section 4.2).
+Given N values with mean x̄ and standard deviation s, the next value of the same kind lies below
+x̄ + t·s·√(1 + 1/N) with probability p, where t is the p-quantile of Student's distribution with
+N − 1 degrees of freedom (Hahn & Meeker 1991, Statistical Intervals, section 4.2).
 
-Distances are another matter: they are never negative, and all good runs lie away from their mean.
-A distance in ν directions spreads like the root of a χ² with ν degrees of freedom, so the square of
-the next one over the mean square of N is distributed like Fisher's F with ν and ν·N.
+Distances need another bound, because they are never negative and every good run lies at some
+distance from the mean. A distance in ν directions is distributed like the root of a χ² with ν
+degrees of freedom, so the square of the next one over the mean square of N follows Fisher's F
+distribution with ν and ν·N degrees of freedom.
 """
 
 from __future__ import annotations
@@ -16,18 +17,29 @@ from collections.abc import Sequence
 
 from lightning_saliency.functional.quantiles import fisher, student
 
-ENOUGH = 3  # runs, from which on their spread tells something
-CONFIDENCE = 0.99  # that no good run fails, shared out over the bounds that are judged
-DIRECTIONS = 5  # that profiles of good runs spread in; measured: 5 to 19, so on the safe side
-FLOOR = 1e-6  # of a share: what lies below it is none
-_ROUNDING = 1e-9  # relative: a number through a logarithm and back is another in its last place
+# With fewer good runs than this, bounds come from rules of thumb instead of the runs' spread.
+ENOUGH = 3
+# The probability that a good run passes, which is shared out over all bounds that are judged.
+CONFIDENCE = 0.99
+# The profiles of good runs were measured to spread in 5 to 19 directions. Fewer directions give a
+# wider bound, so the smallest number is the safe choice.
+DIRECTIONS = 5
+# Shares below this count as zero, because a logarithm needs a lower limit.
+FLOOR = 1e-6
+# Taking a logarithm and its inverse changes the last digit. This relative tolerance keeps equal
+# shares within their own bounds.
+_ROUNDING = 1e-9
 
 
 def upper(values: Sequence[float], confidence: float) -> float:
-    """What the next value of the kind of ``values`` lies below, with ``confidence``.
+    """One-sided upper prediction bound for the next value.
+
+    Args:
+        values: At least two values of the same kind.
+        confidence: The probability that the next value lies below the bound, in (0.5, 1).
 
     Raises:
-        ValueError: Less than two values, or a confidence that is no probability above 1/2.
+        ValueError: There are fewer than two values, or ``confidence`` is out of range.
 
     Example:
         >>> round(upper([1.0, 2.0, 3.0], 0.99), 3)  # 2 + 6.965·1·√(4/3)
@@ -35,35 +47,35 @@ def upper(values: Sequence[float], confidence: float) -> float:
     """
     count = len(values)
     if count < 2:
-        raise ValueError(f"`values` must be two at least, got {count}: one has no spread.")
+        raise ValueError(f"`values` must hold at least 2 numbers, got {count}: one has no spread.")
     mean = math.fsum(values) / count
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
     return mean + student(confidence, count - 1) * spread * math.sqrt(1 + 1 / count)
 
 
 def moved_mass_bound(left_out: Sequence[float], confidence: float) -> float:
-    """The most that a good run moves.
+    """The moved mass that a good run does not exceed.
 
     Args:
-        left_out: How far each good run lies from the mean of the others.
-        confidence: That a good run does not fail.
+        left_out: The distance of each good run from the mean of the others, in [0, 1].
+        confidence: The probability that a good run stays within the bound, in (0.5, 1).
     """
     square = math.fsum(move**2 for move in left_out) / len(left_out)
     return math.sqrt(square * fisher(confidence, DIRECTIONS, DIRECTIONS * len(left_out)))
 
 
 def share_bounds(shares: Sequence[float], confidence: float) -> tuple[float, float]:
-    """The least and the most that a region's share is in a good run.
+    """The lowest and the highest share of a region in a good run.
 
-    On a log scale, on which shares spread alike whether they are large or small.
+    The bounds are computed on a log scale, because large and small shares spread alike there.
 
     Args:
-        shares: Of the region in each good run, in [0, 1].
-        confidence: That a good run does not fail, of either bound.
+        shares: The share of the region in each good run, in [0, 1].
+        confidence: The probability that a good run stays within either bound, in (0.5, 1).
     """
     logs = [math.log(max(share, FLOOR)) for share in shares]
     highest = upper(logs, confidence)
     lowest = math.exp(-upper([-log for log in logs], confidence))
-    # Below the floor there is nothing to tell apart: a share of none at all is allowed there.
+    # Shares below the floor cannot be told from zero, so a lower bound there becomes zero.
     lowest = lowest * (1 - _ROUNDING) if lowest > (1 + _ROUNDING) * FLOOR else 0.0
     return lowest, min(1.0, math.exp(min(highest, 0.0)) * (1 + _ROUNDING))

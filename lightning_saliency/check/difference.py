@@ -1,4 +1,4 @@
-"""The picture of a verdict: where good runs look beside where this one does, the worst first."""
+"""The picture of a verdict: where good runs look, next to where this run looks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ from lightning_saliency.check.verdict import Verdict
 from lightning_saliency.draw.canvas import Picture, Tile, colorize, photo, sheet
 
 _ROWS = 8
-_SIZE = 96  # pixels a side of a tile
+_SIZE = 96  # pixels per side of a tile
 
 
 def draw(candidate: Candidate, reference: Reference, verdict: Verdict) -> Picture:
-    """A row an image, at most eight, those that moved most first.
+    """Draw one row per image for the eight images that moved most, in that order.
 
-    The image; where the good runs look and where this one does, on one scale a row; and the
-    difference of the profiles that are judged, red where there is more, on one scale for all.
+    A row shows the image, where the good runs look, where this run looks, and the difference of
+    the profiles that are judged, which is red where this run has more. The two maps of a row share
+    one scale, and so do all differences.
+
+    Args:
+        candidate: The run that was judged.
+        reference: The good runs that it was compared with.
+        verdict: What :func:`evaluate` returned for them.
+
+    Returns:
+        uint8 ``(height, width, 3)``.
     """
     worst = [move.index for move in verdict.images[:_ROWS]]
     before, after = reference.image_profiles(), candidate.measured.profiles
@@ -34,7 +43,7 @@ def draw(candidate: Candidate, reference: Reference, verdict: Verdict) -> Pictur
         then, now = _on_one_scale(reference.maps[i], candidate.measured.maps[i])
         rows.append(
             [
-                Tile(_photo(reference.photos[i]), label),
+                Tile(photo(reference.photos[i].permute(2, 0, 1).numpy() / 255, _SIZE), label),
                 Tile(colorize(then, _SIZE, "magnitude"), "good runs"),
                 Tile(colorize(now, _SIZE, "magnitude"), "this run"),
                 Tile(colorize(change / scale, _SIZE, "signed"), "moved", f"{move.moved:.2f}"),
@@ -49,11 +58,11 @@ def draw(candidate: Candidate, reference: Reference, verdict: Verdict) -> Pictur
 
 
 def _on_one_scale(*maps: Tensor) -> list[NDArray[Any]]:
-    """Maps of equal mass, over the strongest pixel of any; roots, for squares show peaks alone."""
+    """Give maps equal mass, then divide all of them by the strongest pixel of any.
+
+    The maps are squared gradients, of which a picture would show only the peaks, so their square
+    roots are drawn.
+    """
     equal = [(m.float() / m.float().sum().clamp(min=1e-12)).sqrt().nan_to_num() for m in maps]
     strongest = max(float(m.max()) for m in equal) or 1.0
     return [(m / strongest).numpy() for m in equal]
-
-
-def _photo(image: Tensor) -> Picture:
-    return photo(image.permute(2, 0, 1).numpy() / 255, _SIZE)

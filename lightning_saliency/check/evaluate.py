@@ -1,4 +1,4 @@
-"""The verdict: whether a run looks where good runs look, and if not, where it looks instead."""
+"""Judge a run: does it look where good runs look, and if not, where does it look instead?"""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Candidate:
     """A run at the observation that is judged.
 
     Attributes:
-        info: What is known of the run.
-        observation: The one that counts.
-        metrics: What the run logged.
+        info: The metadata of the run.
+        observation: The observation that is judged.
+        metrics: The metrics that the run logged.
     """
 
     info: RunInfo
@@ -47,54 +47,54 @@ def evaluate(
     *,
     strict: bool = False,
 ) -> Verdict:
-    """Hold a run against a reference and requirements.
+    """Judge a run by a reference and requirements.
 
     Args:
-        candidate: The run, at the observation that counts.
-        reference: Where good runs look; without it, only bounds that are numbers can be judged.
-        requirements: What is required.
+        candidate: The run, at the observation that is judged.
+        reference: The good runs. Without them, only bounds that are numbers can be judged.
+        requirements: What is required of the run.
         strict: Whether warnings are failures.
 
     Raises:
-        ValueError: A requirement on a region that the probe has no mask of.
+        ValueError: A requirement names a region that the probe has no mask of.
     """
     verdict = Verdict("pass", metrics=candidate.metrics)
     if reference is not None:
         classes = reference.classes, candidate.measured.classes
-        if why_not := why_not_comparable(reference.info, candidate.info, *classes):
-            return replace(verdict, outcome="not comparable", why=why_not)
+        if why := why_not_comparable(reference.info, candidate.info, *classes):
+            return replace(verdict, outcome="not comparable", why=why)
     judged = [(r, q) for r in requirements for q in r.quantities(candidate.info.areas)]
-    empty = _unmeasured(candidate, reference)
+    empty = _find_unmeasured(candidate, reference)
     verdict = replace(verdict, left_out=int(empty.sum()))
     if 2 * verdict.left_out >= len(empty):
-        here = "here or in a good run " if reference is not None else ""
-        why = f"{verdict.left_out} of {len(empty)} maps are {here}all zero or not finite"
+        why = f"{verdict.left_out} of {len(empty)} maps are all zero or not finite"
+        why += ", here or in a good run" if reference is not None else ""
         return replace(verdict, outcome="inconclusive", why=why)
-    candidate, reference = _without(empty, candidate, reference)
+    candidate, reference = _leave_out(empty, candidate, reference)
     if reference is not None:
-        verdict = replace(verdict, **_compared(candidate, reference))
-    verdict = replace(verdict, findings=tuple(_findings(candidate, reference, judged, strict)))
-    if any(f.mark == "fail" for f in verdict.findings) or (strict and verdict.warnings):
+        verdict = replace(verdict, **_compare(candidate, reference))
+    verdict = replace(verdict, findings=tuple(_judge(candidate, reference, judged, strict)))
+    if verdict.violations or (strict and verdict.warnings):
         return replace(verdict, outcome="fail")
-    return _passed_if_evaluated(verdict, judged, reference)
+    return _pass_if_evaluated(verdict, judged, reference)
 
 
-def _passed_if_evaluated(
+def _pass_if_evaluated(
     verdict: Verdict, judged: Sequence[tuple[Requirement, Quantity]], reference: Reference | None
 ) -> Verdict:
-    """Never pass a requirement that was not evaluated."""
+    """Give another outcome than a pass if a requirement could not be evaluated."""
     if reference is None and len(verdict.findings) < max(1, len(judged)):
         needs = next((r.text for r, _ in judged if r.needs_reference), "")
         why = f"{needs!r} needs one" if needs else "nothing is required"
         return replace(verdict, outcome="no reference", why=why)
     if not judged:
-        why = "no requirement is on anything that was measured"
+        why = "no requirement applies to anything that was measured"
         return replace(verdict, outcome="inconclusive", why=why)
     return verdict
 
 
-def _unmeasured(candidate: Candidate, reference: Reference | None) -> Tensor:
-    """The images that have no measure here or in one of the good runs: bool ``(images,)``."""
+def _find_unmeasured(candidate: Candidate, reference: Reference | None) -> Tensor:
+    """The images that could not be measured here or in a good run: bool ``(images,)``."""
     found = candidate.measured.profiles.sum(dim=(1, 2)).isnan()
     for shares in candidate.measured.shares.values():
         found = found | shares.isnan()
@@ -105,39 +105,41 @@ def _unmeasured(candidate: Candidate, reference: Reference | None) -> Tensor:
     return found
 
 
-def _without(
+def _leave_out(
     images: Tensor, candidate: Candidate, reference: Reference | None
 ) -> tuple[Candidate, Reference | None]:
-    """The same without some images: means are compared, and must be of the same images."""
+    """Leave ``images`` out of all runs, because means can only be compared over the same images."""
     if not bool(images.any()):
         return candidate, reference
     measured = candidate.measured
-    measured = replace(measured, **_masked(measured.profiles, measured.shares, images))
+    measured = replace(measured, **_mask(measured.profiles, measured.shares, images))
     if reference is not None:
-        reference = replace(reference, **_masked(reference.profiles, reference.shares, images))
+        reference = replace(reference, **_mask(reference.profiles, reference.shares, images))
     observation = replace(candidate.observation, measured=measured)
     return replace(candidate, observation=observation), reference
 
 
-def _masked(profiles: Tensor, shares: Mapping[str, Tensor], images: Tensor) -> dict[str, Any]:
+def _mask(profiles: Tensor, shares: Mapping[str, Tensor], images: Tensor) -> dict[str, Any]:
+    """Set what was measured of ``images`` to NaN, which means over images ignore."""
     return {
         "profiles": profiles.masked_fill(images[:, None, None], math.nan),
         "shares": {name: each.masked_fill(images, math.nan) for name, each in shares.items()},
     }
 
 
-def _findings(
+def _judge(
     candidate: Candidate,
     reference: Reference | None,
     judged: Sequence[tuple[Requirement, Quantity]],
     strict: bool,
 ) -> Iterable[Finding]:
-    confidence = _shared_out(_count_bounds(judged))
+    """Compare each quantity with what its requirement allows."""
+    confidence = _share_out(_count_bounds(judged))
     for requirement, quantity in judged:
         if reference is None and requirement.needs_reference:
             continue
         value = quantity.value(candidate.measured, reference)
-        allowed = _allowed(requirement, quantity, reference, confidence)
+        allowed = _find_bounds(requirement, quantity, reference, confidence)
         yield Finding(
             requirement=requirement.text,
             measure=quantity.name,
@@ -151,18 +153,18 @@ def _findings(
 
 
 def _count_bounds(judged: Sequence[tuple[Requirement, Quantity]]) -> int:
-    """The number of distinct automatic bounds."""
+    """The number of distinct automatic bounds; two requirements may ask for the same one."""
     sides = {"within": ("<=", ">=")}
     auto = [(r.relation, q) for r, q in judged if r.bound is None]
     return len({(q, side) for relation, q in auto for side in sides.get(relation, (relation,))})
 
 
-def _shared_out(bounds: int) -> float:
-    """The confidence of each of several bounds, so that a good run passes all of them."""
+def _share_out(bounds: int) -> float:
+    """The confidence that each bound needs for a good run to pass all of them (Bonferroni)."""
     return 1 - (1 - CONFIDENCE) / max(1, bounds)
 
 
-def _allowed(
+def _find_bounds(
     requirement: Requirement, quantity: Quantity, reference: Reference | None, confidence: float
 ) -> Bounds:
     if requirement.bound is not None or reference is None:
@@ -178,19 +180,19 @@ def _mark(value: float, allowed: Bounds, strict: bool) -> Mark:
     return "fail" if allowed.serious or strict else "warn"
 
 
-def _compared(candidate: Candidate, reference: Reference) -> dict[str, Any]:
-    """How a run compares with good ones, whatever the verdict."""
+def _compare(candidate: Candidate, reference: Reference) -> dict[str, Any]:
+    """The fields of a verdict that compare a run with good ones, whatever the outcome."""
     return {
-        "growth": _growth(candidate, reference),
-        "classes": _by_class(candidate, reference),
-        "images": _by_image(candidate, reference),
+        "growth": _find_growth(candidate, reference),
+        "classes": _compare_classes(candidate, reference),
+        "images": _compare_images(candidate, reference),
         "reference_metrics": reference.metrics(),
         "good_runs": len(reference.runs),
     }
 
 
-def _growth(candidate: Candidate, reference: Reference) -> Growth:
-    """The region, or else the cell of the grid, that gained most."""
+def _find_growth(candidate: Candidate, reference: Reference) -> Growth:
+    """The region that gained most, or the cell of the grid if that gained more."""
     before, now = reference.profile(), candidate.measured.mean_profile()
     row, column = divmod(int((now - before).argmax()), now.shape[1])
     found = Growth(None, row, column, float(before[row, column]), float(now[row, column]))
@@ -203,10 +205,10 @@ def _growth(candidate: Candidate, reference: Reference) -> Growth:
     return found
 
 
-def _by_class(candidate: Candidate, reference: Reference) -> tuple[Moved, ...]:
+def _compare_classes(candidate: Candidate, reference: Reference) -> tuple[Moved, ...]:
     classes = candidate.measured.classes
     present = sorted(set(classes.tolist()))
-    confidence = _shared_out(len(present))
+    confidence = _share_out(len(present))
     found = []
     for index in present:
         mine = classes == index
@@ -216,16 +218,17 @@ def _by_class(candidate: Candidate, reference: Reference) -> tuple[Moved, ...]:
         if len(good) >= ENOUGH and bool(torch.isfinite(good).all()):
             bound = moved_mass_bound(left_out_moves(good), confidence)
         found.append(Moved(candidate.info.class_name(index), index, moved, bound))
-    return _most_first(found)
+    return _sort(found)
 
 
-def _by_image(candidate: Candidate, reference: Reference) -> tuple[Moved, ...]:
+def _compare_images(candidate: Candidate, reference: Reference) -> tuple[Moved, ...]:
     before = reference.image_profiles()
     moves = (candidate.measured.profiles - before).abs().sum(dim=(1, 2)) / 2
     named = zip(candidate.info.images, moves.tolist(), strict=True)
-    return _most_first(Moved(name, index, moved) for index, (name, moved) in enumerate(named))
+    return _sort(Moved(name, index, moved) for index, (name, moved) in enumerate(named))
 
 
-def _most_first(moves: Iterable[Moved]) -> tuple[Moved, ...]:
+def _sort(moves: Iterable[Moved]) -> tuple[Moved, ...]:
+    """Sort by how far something moved, furthest first, without what could not be measured."""
     known = [move for move in moves if math.isfinite(move.moved)]
     return tuple(sorted(known, key=lambda move: -move.moved))

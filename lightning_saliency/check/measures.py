@@ -1,7 +1,7 @@
-"""What can be required of a run: a table of measures, each with its value and its own bound.
+"""What can be required of a run: a table of measures, each with a value and with bounds.
 
-To add a measure, write a :class:`Measure` and put it into :data:`MEASURES`. It can then be required
-by name, is judged and reported, and a live run logs it.
+To add a measure, write a :class:`Measure` and put it into :data:`MEASURES`. Nothing else has to
+change: requirements can then name it, it is judged and reported, and a live run logs it.
 """
 
 from __future__ import annotations
@@ -18,35 +18,34 @@ from lightning_saliency.functional.measures import moved_mass
 from lightning_saliency.functional.text import figures
 from lightning_saliency.record.observation import Measured
 
-MOST_MOVED = 0.25  # of the mass, if there are too few runs to know a spread; more is warned of
-MOST_CHANGED = 0.5  # of a share, likewise,
-LEAST_CHANGED = 0.02  # and no less than this of the whole: half of next to nothing is nothing
-
-EVERY = "*"  # in place of a region: each that the probe has a mask of
+# Rules of thumb for references of too few runs to have a spread. Violations are only warnings.
+MOST_MOVED = 0.25  # At most this part of the mass may move.
+MOST_CHANGED = 0.5  # A share may change by this part of the share in good runs,
+LEAST_CHANGED = 0.02  # and always by this much, because half of a tiny share is nothing.
 
 
 class GoodRuns(Protocol):
-    """What a measure needs to know of the runs of a reference."""
+    """What a measure may use of the good runs; a :class:`reference.Reference` provides it."""
 
     def profile(self) -> Tensor:
-        """The mean profile of the runs, ``(8, 8)``."""
+        """The mean profile over the runs, ``(8, 8)``."""
 
     def run_profiles(self) -> Tensor:
-        """The profile of each run, ``(runs, 8, 8)``."""
+        """The mean profile of each run over its images, ``(runs, 8, 8)``."""
 
     def run_shares(self, region: str) -> list[float]:
-        """The share of ``region`` in each run."""
+        """The mean share of ``region`` in each run, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is allowed of a measure.
+    """The values of a measure that are allowed.
 
     Attributes:
-        low: The least that is allowed, if there is such a bound.
-        high: The most that is allowed, likewise.
+        low: The lowest value; ``None`` if there is no lower bound.
+        high: The highest value; ``None`` if there is no upper bound.
         source: Where the bounds come from, in words.
-        serious: Whether a value outside fails; otherwise it is warned of.
+        serious: Whether a value outside of the bounds is a failure rather than a warning.
     """
 
     low: float | None
@@ -55,7 +54,7 @@ class Bounds:
     serious: bool = True
 
     def only(self, relation: str) -> Bounds:
-        """The bounds that a requirement with ``relation`` asks for."""
+        """Drop the bound that a requirement with ``relation`` does not ask for."""
         return replace(
             self,
             low=self.low if relation != "<=" else None,
@@ -63,7 +62,7 @@ class Bounds:
         )
 
     def allow(self, value: float) -> bool:
-        """Whether ``value`` lies within the bounds."""
+        """Whether ``value`` lies within the bounds; NaN never does if there are any."""
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
 
@@ -72,23 +71,26 @@ class Measure:
     """Something that can be required of a run.
 
     Attributes:
-        name: Its whole name; or, for a measure of a region, the ending after the region's name.
-        regional: Whether it is taken of each region that the probe has a mask of.
-        relations: What a requirement may ask of it: ``"<="``, ``">="``, ``"within"``.
-        compares: Whether its value itself is a comparison with good runs.
-        value: From what was measured, the region (empty if not regional) and the good runs.
-        bounds: The bounds that good runs imply, from these, the region and the confidence.
+        name: The name in requirements, reports and logs. The name of a regional measure begins
+            with a dot and follows the name of the region: ``".share"`` for ``"object.share"``.
+        value: Computes the value, in [0, 1], from what a run measured, the region (``""`` if the
+            measure is not regional), and the good runs (``None`` if there are none).
+        bounds: Computes the bounds that ``auto`` stands for from the good runs, the region, and
+            the probability with which a good run must stay within each bound.
+        regional: Whether there is one value for each region that the probe has a mask of.
+        relations: The relations that a requirement may use.
+        compares: Whether the value is a comparison with the good runs, and undefined without them.
     """
 
     name: str
-    regional: bool
-    relations: tuple[str, ...]
-    compares: bool
     value: Callable[[Measured, str, GoodRuns | None], float]
     bounds: Callable[[GoodRuns, str, float], Bounds]
+    regional: bool = False
+    relations: tuple[str, ...] = ("<=", ">=", "within")
+    compares: bool = False
 
     def region_in(self, name: str) -> str | None:
-        """The region in a name of this measure; ``None`` if ``name`` is of another measure."""
+        """The region in ``name``, ``""`` if there is none; ``None`` if it names another measure."""
         if not self.regional:
             return "" if name == self.name else None
         region = name.removesuffix(self.name)
@@ -97,24 +99,22 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A measure of one region, or of the whole image: what has one value per run."""
+    """A measure, of one region if it is regional: something with exactly one value per run."""
 
     measure: Measure
     region: str = ""
 
     @property
     def name(self) -> str:
-        """As it is required, reported and logged: ``"object.share"``."""
+        """The full name, such as ``"object.share"``."""
         return self.region + self.measure.name
 
     def value(self, measured: Measured, good: GoodRuns | None) -> float:
-        """Its value in a run; NaN if it needs good runs and there are none."""
-        if self.measure.compares and good is None:
-            return math.nan
+        """The value in a run; NaN if it cannot be computed."""
         return self.measure.value(measured, self.region, good)
 
     def bounds(self, good: GoodRuns, confidence: float) -> Bounds:
-        """What good runs allow of it."""
+        """The bounds that good runs imply, each with ``confidence``."""
         return self.measure.bounds(good, self.region, confidence)
 
 
@@ -128,9 +128,9 @@ def _moved_mass_bounds(good: GoodRuns, _: str, confidence: float) -> Bounds:
         source = f"a rule of thumb: {_too_few(len(profiles))}"
         return Bounds(None, MOST_MOVED, source, serious=False)
     left_out = left_out_moves(profiles)
-    bound, source = moved_mass_bound(left_out, confidence), _spread(left_out)
-    if bound >= 1:
-        return Bounds(None, 1.0, f"{source}, too far apart to tell; add good runs")
+    bound, source = moved_mass_bound(left_out, confidence), _describe_spread(left_out)
+    if bound >= 1:  # Moved mass cannot exceed 1, so such a bound would never be violated.
+        return Bounds(None, 1.0, f"{source}, too far apart to judge by; add more")
     return Bounds(None, bound, source)
 
 
@@ -142,33 +142,25 @@ def _share_bounds(good: GoodRuns, region: str, confidence: float) -> Bounds:
     shares = good.run_shares(region)
     if len(shares) < ENOUGH:
         mean = math.fsum(shares) / len(shares)
-        source = f"changed by half at most: {_too_few(len(shares))}"
+        source = f"a change by at most half: {_too_few(len(shares))}"
         change = max(mean * MOST_CHANGED, LEAST_CHANGED)
         return Bounds(max(0.0, mean - change), min(1.0, mean + change), source, serious=False)
-    return Bounds(*share_bounds(shares, confidence), _spread(shares))
+    return Bounds(*share_bounds(shares, confidence), _describe_spread(shares))
 
 
 MOVED_MASS = Measure(
     name="moved_mass",
-    regional=False,
-    relations=("<=",),
-    compares=True,
     value=_moved_mass,
     bounds=_moved_mass_bounds,
+    relations=("<=",),
+    compares=True,
 )
-SHARE = Measure(
-    name=".share",
-    regional=True,
-    relations=("<=", ">=", "within"),
-    compares=False,
-    value=_share,
-    bounds=_share_bounds,
-)
+SHARE = Measure(name=".share", value=_share, bounds=_share_bounds, regional=True)
 MEASURES = (SHARE, MOVED_MASS)
 
 
 def quantities(regions: Collection[str]) -> list[Quantity]:
-    """Everything that is measured in a probe with masks of ``regions``."""
+    """Everything that is measured if the probe has masks of ``regions``."""
     return [
         Quantity(measure, region)
         for measure in MEASURES
@@ -177,12 +169,28 @@ def quantities(regions: Collection[str]) -> list[Quantity]:
 
 
 def find_measure(name: str) -> tuple[Measure, str] | None:
-    """The measure that ``name`` asks for, and the region in it, which may be ``"*"``."""
+    """Find the measure that ``name`` asks for, and the region in ``name``.
+
+    Example:
+        >>> measure, region = find_measure("object.share")
+        >>> measure.name, region
+        ('.share', 'object')
+    """
     for measure in MEASURES:
         region = measure.region_in(name)
         if region is not None:
             return measure, region
     return None
+
+
+def list_names() -> str:
+    """List in words what :func:`find_measure` can find.
+
+    Example:
+        >>> list_names()
+        "'<region>.share' or 'moved_mass'"
+    """
+    return " or ".join(repr(f"<region>{m.name}" if m.regional else m.name) for m in MEASURES)
 
 
 def left_out_moves(profiles: Tensor) -> list[float]:
@@ -192,7 +200,7 @@ def left_out_moves(profiles: Tensor) -> list[float]:
     return [moved_mass(p, (total - p) / (count - 1)) for p in profiles]
 
 
-def _spread(values: Sequence[float]) -> str:
+def _describe_spread(values: Sequence[float]) -> str:
     mean = math.fsum(values) / len(values)
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
     low, high = figures(min(values)), figures(max(values))
@@ -200,4 +208,4 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _too_few(count: int) -> str:
-    return "one good run tells no spread" if count == 1 else f"{count} good runs tell no spread"
+    return "one good run has no spread" if count == 1 else f"{count} good runs are too few"

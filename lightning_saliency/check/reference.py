@@ -1,6 +1,6 @@
 """The reference: where good runs look, kept in a folder next to the code that it guards.
 
-``reference.json`` holds what a person reads and changes, ``reference.safetensors`` the numbers.
+``reference.json`` holds what people read and edit, ``reference.safetensors`` holds the tensors.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ NUMBERS_FILE = "reference.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class GoodRun:
-    """What is known of one of the runs of a reference.
+    """The metadata of one of the runs of a reference.
 
     Attributes:
-        epoch: Of the observation that counts, its last.
-        caption: Of the same.
-        seed: What ``seed_everything`` was given.
-        commit: Of the repository that it was started in.
-        started: When, in ISO 8601.
-        versions: Of the packages.
-        metrics: What it logged last.
+        epoch: The epoch of its last observation, which is the one that counts.
+        caption: The caption of that observation.
+        seed: The seed that ``seed_everything`` was given.
+        commit: The commit of the repository in which the run was started.
+        started: When the run was started, in ISO 8601.
+        versions: The versions of the packages, by name.
+        metrics: The metrics that it logged last.
     """
 
     epoch: Annotated[int, AtLeast(-1)]
@@ -72,8 +72,8 @@ class EarlierReference:
     """A reference that was replaced by a later one.
 
     Attributes:
-        reason: Why it was the reference.
-        created: When, in ISO 8601.
+        reason: Why its runs were considered good.
+        created: When it was made, in ISO 8601.
         runs: The number of its runs.
     """
 
@@ -84,20 +84,20 @@ class EarlierReference:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """Where N good runs look; made by :meth:`from_runs`, kept by :meth:`save`.
+    """Where N good runs look; made by :meth:`from_runs`, written by :meth:`save`.
 
     Attributes:
-        info: The probe and the rule, which a run that is compared has to share.
-        runs: What is known of each run.
+        info: The metadata of the first run. A run must share its probe and rule to be compared.
+        runs: The metadata of each run.
         classes: ``(images,)`` int64, the measured class of each image.
-        profiles: ``(runs, images, 8, 8)`` float64.
-        shares: By region, ``(runs, images)`` float64.
-        maps: ``(images, h, w)`` float16, the mean of the runs' maps over their peak.
+        profiles: ``(runs, images, 8, 8)`` float64; NaN where a map is all zero.
+        shares: By region, ``(runs, images)`` float64, likewise.
+        maps: ``(images, h, w)`` float16, the mean of the runs' maps, divided by its peak.
         photos: ``(images, h, w, 3)`` uint8.
-        requirements: What a run has to fulfil.
-        reason: Why this is the reference.
-        created: When, in ISO 8601.
-        history: The references before it, the oldest first.
+        requirements: What is required of a run.
+        reason: Why the runs are considered good.
+        created: When the reference was made, in ISO 8601.
+        history: The references that it replaced, oldest first.
     """
 
     info: RunInfo
@@ -120,23 +120,23 @@ class Reference:
         *,
         reason: str = "",
     ) -> Reference:
-        """Make a reference of the last observations of recorded runs.
+        """Make a reference from the last observations of recorded runs.
 
-        Three runs that differ in their seed, or more, have a spread that bounds come from; with
-        fewer, what would fail is warned of.
+        Automatic bounds come from the spread of at least three runs with different seeds. With
+        fewer runs, would-be failures are only warnings.
 
         Args:
-            runs: Their log folders.
-            require: What a run has to fulfil; see :class:`requirements.Requirement`.
-            reason: Why they are good, for whoever looks at the reference later.
+            runs: The log folders of the runs.
+            require: What is required of a run; see :class:`requirements.Requirement`.
+            reason: Why the runs are good, for whoever looks at the reference later.
 
         Raises:
-            RecordError: No runs, a damaged one, or one twice.
-            NotComparableError: Runs of other probes, classes or rules.
-            ValueError: A requirement that cannot be judged.
+            RecordError: There are no runs, one is damaged, or two are the same.
+            NotComparableError: The runs differ in their probe, classes or rule.
+            ValueError: A requirement cannot be judged.
         """
         if isinstance(runs, str | Path) or not runs:
-            raise RecordError("a reference needs a list of at least one run, better three")
+            raise RecordError("a reference needs a list of at least one run, preferably three")
         requirements = parse_all(require)
         opened = [open_run(run) for run in runs]
         seen = [run.last() for run in opened]
@@ -167,24 +167,24 @@ class Reference:
         )
 
     def following(self, earlier: Reference) -> Reference:
-        """This reference, with ``earlier`` in its history."""
+        """Return this reference with ``earlier`` added to its history."""
         before = EarlierReference(earlier.reason, earlier.created, len(earlier.runs))
         return replace(self, history=(*earlier.history, before))
 
     def profile(self) -> Tensor:
-        """The mean profile of the runs, ``(8, 8)``."""
+        """The mean profile over the runs, ``(8, 8)``."""
         return self.run_profiles().mean(dim=0)
 
     def run_profiles(self) -> Tensor:
-        """The profile of each run, ``(runs, 8, 8)``."""
+        """The mean profile of each run over its images, ``(runs, 8, 8)``."""
         return self.profiles.nanmean(dim=1)
 
     def image_profiles(self) -> Tensor:
-        """The mean profile of each image, ``(images, 8, 8)``."""
+        """The mean profile of each image over the runs, ``(images, 8, 8)``."""
         return self.profiles.nanmean(dim=0)
 
     def run_shares(self, region: str) -> list[float]:
-        """The share of ``region`` in each run."""
+        """The mean share of ``region`` in each run, in [0, 1]."""
         shares: list[float] = self.shares[region].nanmean(dim=1).tolist()
         return shares
 
@@ -195,7 +195,7 @@ class Reference:
         return {n: sum(run.metrics[n] for run in self.runs) / count for n in sorted(names)}
 
     def save(self, folder: str | Path) -> None:
-        """Write the two files into ``folder``, each whole or not at all."""
+        """Write the two files into ``folder``; each is written completely or not at all."""
         folder = Path(folder)
         tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {SHARE + region: shares for region, shares in self.shares.items()}
@@ -220,10 +220,10 @@ class Reference:
             RecordError: A file is missing or damaged, or the two do not belong together.
         """
         path = Path(folder, REFERENCE_FILE)
-        told = read_json(path)
+        content = read_json(path)
         try:
-            check_schema(told)
-            about = decode(_File, told)
+            check_schema(content)
+            about = decode(_File, content)
             requirements = parse_all(about.requirements)
         except MISFITS as error:
             raise damaged(path, error) from error
@@ -240,11 +240,11 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What ``reference.json`` holds.
+    """The content of ``reference.json``.
 
     Attributes:
-        numbers: The SHA-256 of ``reference.safetensors``, as hexadecimal digits.
-        probe: What is known of the first run, and so of the probe.
+        numbers: The SHA-256 of ``reference.safetensors``, in hexadecimal.
+        probe: The metadata of the first run, which includes that of the probe.
     """
 
     reason: str
@@ -274,20 +274,20 @@ def _digest(data: bytes) -> str:
 
 
 def _read_numbers(path: Path, about: _File) -> dict[str, Any]:
-    told, tensors = read_tensors(path)
+    header, tensors = read_tensors(path)
     regions = [SHARE + region for region in about.probe.areas]
     try:
-        check_schema(told)
+        check_schema(header)
         per_run: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float64, ("R", "N"))
         check_shapes(tensors, {**_SHAPES, **dict.fromkeys(regions, per_run)})
         check_parts(tensors, ["profiles", *regions])
         check_wholes(tensors, "profiles")
         if tensors["profiles"].shape[:2] != (len(about.runs), len(about.probe.images)):
-            raise ValueError(f"it has other runs or images than {REFERENCE_FILE}")
+            raise ValueError(f"its runs or images are not those of {REFERENCE_FILE}")
         if int(tensors["classes"].min()) < 0:
             raise ValueError("it holds a negative class")
         if _digest(path.read_bytes()) != about.numbers:
-            raise ValueError(f"it belongs to another reference than {REFERENCE_FILE}")
+            raise ValueError(f"it does not belong to this {REFERENCE_FILE}")
     except MISFITS as error:
         raise damaged(path, error) from error
     shares = {name.removeprefix(SHARE): tensors[name] for name in regions}
@@ -297,18 +297,28 @@ def _read_numbers(path: Path, about: _File) -> dict[str, Any]:
 def why_not_comparable(
     first: RunInfo, second: RunInfo, first_classes: Tensor, second_classes: Tensor
 ) -> str | None:
-    """In words, why what two runs measured of their classes cannot be compared."""
+    """Explain why two runs cannot be compared.
+
+    Args:
+        first: The metadata of one run.
+        second: The metadata of the other.
+        first_classes: ``(images,)`` int64, the measured class of each image in the first.
+        second_classes: The same for the second.
+
+    Returns:
+        The reason in words, or ``None`` if they can be compared.
+    """
     if second.fingerprint != first.fingerprint or second.areas.keys() != first.areas.keys():
-        return "they are of other probes (images, labels or masks)"
+        return "their probes differ (images, labels or masks)"
     if (second.rule, second.reduce) != (first.rule, first.reduce):
-        told = " and ".join(f"{info.rule} ({info.reduce})" for info in (first, second))
-        return f"they are measured by other rules, {told}"
+        rules = " and ".join(f"{info.rule} ({info.reduce})" for info in (first, second))
+        return f"they were measured by different rules, {rules}"
     if second.class_names != first.class_names:
-        return "their classes have other names or another order"
+        return "their classes differ in their names or in their order"
     if not torch.equal(first_classes, second_classes):
         return (
-            "other classes were measured; of a probe without labels it is those predicted, so give "
-            "it labels"
+            "different classes were measured; without labels, a probe measures the predicted "
+            "classes, so give it labels"
         )
     return None
 
@@ -318,9 +328,9 @@ def _refuse_copies(profiles: Tensor, runs: Sequence[Run]) -> None:
         for first in range(second):
             if torch.equal(profiles[first].nan_to_num(), profiles[second].nan_to_num()):
                 raise RecordError(
-                    f"{runs[first].folder} and {runs[second].folder} hold the same maps to the "
-                    "last bit: a run twice, or one seed twice. Train with other seeds: it is their "
-                    "spread that bounds come from"
+                    f"{runs[first].folder} and {runs[second].folder} hold identical maps: a run "
+                    "was given twice, or two have the same seed. Train with different seeds, "
+                    "because bounds come from the spread of the runs"
                 )
 
 
@@ -332,12 +342,13 @@ def _refuse_empty(profiles: Tensor, runs: Sequence[Run]) -> None:
                 f"{run.folder} cannot be a good run: {int(mine.sum())} of {len(mine)} maps of "
                 "its last observation are all zero or not finite"
             )
-    of_any = int(empty.any(dim=0).sum())
-    if 2 * of_any >= empty.shape[1]:  # what is compared is what all of them have
+    # Only images that all of the runs could measure are compared.
+    left_out = int(empty.any(dim=0).sum())
+    if 2 * left_out >= empty.shape[1]:
         raise RecordError(
-            f"{of_any} of {empty.shape[1]} images have a map that is all zero or not finite in one "
-            "of these runs or another, so too little is left to compare. Leave out the runs that "
-            "have most of them"
+            f"{left_out} of {empty.shape[1]} images have a map that is all zero or not finite in "
+            "at least one of these runs, so too little is left to compare. Leave out the runs with "
+            "the most such maps"
         )
 
 
@@ -355,7 +366,7 @@ def _good_run(run: Run, epoch: int, caption: str) -> GoodRun:
 
 
 def _mean_map(maps: Sequence[Tensor]) -> Tensor:
-    """The mean of maps of equal mass, over its peak, which is what pictures show."""
+    """Average maps after giving each the same mass, and divide by the peak, as pictures need it."""
     alike = at_one_size(*(m.float() for m in maps))
     sums = [m / m.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12) for m in alike]
     mean = torch.stack(sums).nanmean(dim=0).nan_to_num()

@@ -1,16 +1,16 @@
-"""A verdict in words for people, in JSON for programs, in JUnit's XML for build servers."""
+"""Report a verdict: as text for people, JSON for programs, JUnit's XML for build servers."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_saliency.check.verdict import Finding, Moved, Verdict
-from lightning_saliency.functional.text import figures, plain, shorten
+from lightning_saliency.check.verdict import Finding, Mark, Moved, Verdict
+from lightning_saliency.functional.text import align, figures, plain, shorten
 
 _TITLES = {
     "pass": "PASS",
@@ -20,19 +20,19 @@ _TITLES = {
     "inconclusive": "INCONCLUSIVE",
 }
 _COLOURS = {"pass": "32", "fail": "31", "warn": "33", "faint": "2", "bold": "1"}
-_WORST = 3  # classes that are named
-_ACCURATE = 3  # metrics that are named
-_LONGEST = 60  # letters of a name
+_WORST = 3  # the most classes or images that are named
+_METRICS = 3  # the most metrics that are named
+_LONGEST = 60  # the most letters of a name
 
 
 @dataclass(frozen=True, slots=True)
 class TerminalStyle:
-    """Colours of a terminal, or none."""
+    """Colours text for a terminal, or leaves it as it is if ``on`` is false."""
 
     on: bool = False
 
     def __call__(self, text: str, kind: str) -> str:
-        """``text`` in the colour of ``kind``."""
+        """Return ``text`` in the colour of ``kind``."""
         return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if self.on and kind in _COLOURS else text
 
 
@@ -47,31 +47,31 @@ def as_text(
     pictures: str = "",
     accept: str = "",
 ) -> str:
-    """A verdict as a person reads it: what came of it, what it is drawn from, what to do.
+    """Report a verdict to a person: the outcome, the findings behind it, and what to do.
 
     Args:
         verdict: The verdict.
-        name: Of the run.
-        style: Colours.
-        pictures: Where pictures of the difference are.
-        accept: The command that accepts the change.
+        name: The name of the run.
+        style: The colours.
+        pictures: Where the picture of the difference is; empty if there is none.
+        accept: The command that accepts the change; empty if there is none.
     """
     lines = [_headline(verdict, name, style)]
     lines += _table(verdict, style)
     if verdict.left_out and verdict.outcome != "inconclusive":
-        lines.append(f"  {_left_out(verdict.left_out)} all zero or not finite")
+        lines.append(f"  {_describe_left_out(verdict.left_out)}")
     if verdict.doubtful:
-        lines += [f"  {line}" for line in _explained(verdict)]
+        lines += [f"  {line}" for line in _explain(verdict)]
     if pictures:
         lines.append(f"  Pictures: {pictures}")
-    if verdict.outcome == "fail" and accept:
-        meant = "  If the change is meant (better with three new runs than with one):"
-        lines += [meant, f"    {style(accept, 'bold')}"]
+    if verdict.failed and accept:
+        intended = "  If the change is intended (three new runs are better than one):"
+        lines += [intended, f"    {style(accept, 'bold')}"]
     return "\n".join(lines)
 
 
 def accepting(run: str, reference: str) -> str:
-    """The command that lets ``run`` be the reference in the folder ``reference``."""
+    """The command that makes ``run`` the reference in the folder ``reference``."""
     where = f"{shlex.quote(run)} --reference {shlex.quote(reference)}"
     return plain(f"lightning-saliency approve {where} --reason '…'")
 
@@ -89,52 +89,40 @@ def _headline(verdict: Verdict, name: str, style: TerminalStyle) -> str:
 
 
 def _short(name: str) -> str:
-    """The name of a class or an image, short enough for one line."""
+    """Shorten the name of a class or an image so that several fit on a line."""
     return plain(shorten(name, _LONGEST))
 
 
-def _left_out(count: int) -> str:
-    if count == 1:
-        return "1 image left out: here or in a good run its map is"
-    return f"{count} images left out: here or in a good run their maps are"
+def _describe_left_out(count: int) -> str:
+    many = f"{count} images left out: their maps are"
+    images = "1 image left out: its map is" if count == 1 else many
+    return f"{images} all zero or not finite, here or in a good run"
 
 
 def _table(verdict: Verdict, style: TerminalStyle) -> Iterable[str]:
-    """A line each for what was judged, and for classes that moved where nothing else tells."""
-    rows: list[tuple[str, str, str, str, str]] = [
-        (plain(f.measure), figures(f.value), allowed(f), _told_of(f), f.mark)
+    """One line per finding; if no finding fails, also one per class that moved too far."""
+    rows: list[tuple[Mark, str, str, str, str]] = [
+        (f.mark, plain(f.measure), figures(f.value), describe_bounds(f), _describe_source(f))
         for f in verdict.findings
     ]
-    classes = [] if any(f.mark == "fail" for f in verdict.findings) else surprising_classes(verdict)
+    classes = () if verdict.violations else verdict.surprising_classes
     for c in classes[:_WORST]:
         about = (f"moved_mass of {_short(c.name)}", figures(c.moved), f"at most {c.bound:.3f}")
-        rows.append((*about, "(one class alone)", "fail" if only_classes_fail(verdict) else "warn"))
-    first, second, third = (max((len(row[i]) for row in rows), default=0) for i in range(3))
-    for measure, value, bounds, told, mark in rows:
-        yield (
-            f"  {style(f'{mark:4}', mark)}  {measure:{first}}  {value:{second}}  {bounds:{third}}  "
-            f"{style(told, 'faint')}"
-        )
+        rows.append(("fail" if verdict.failed else "warn", *about, "(this class alone)"))
+    for line, (mark, *_, source) in zip(align(rows), rows, strict=True):
+        # Colours are added to the aligned line, where they cannot count as part of its width.
+        middle = line.removeprefix(mark).removesuffix(source)
+        yield f"  {style(mark, mark)}{middle}{style(source, 'faint')}"
     if len(classes) > _WORST:
         yield f"  … and {len(classes) - _WORST} more classes"
 
 
-def surprising_classes(verdict: Verdict) -> list[Moved]:
-    """The classes that moved further than those of good runs do."""
-    return [c for c in verdict.classes if c.surprising]
-
-
-def only_classes_fail(verdict: Verdict) -> bool:
-    """Whether it is a failure for its classes' sake, which is so where warnings fail."""
-    return verdict.outcome == "fail" and all(f.mark != "fail" for f in verdict.findings)
-
-
-def _told_of(finding: Finding) -> str:
+def _describe_source(finding: Finding) -> str:
     area = "" if finding.area is None else f"; {finding.area:.1%} of the area"
     return f"({plain(finding.source)}{area})"
 
 
-def allowed(finding: Finding) -> str:
+def describe_bounds(finding: Finding) -> str:
     """The bounds of a finding in words."""
     low, high = (None if b is None else figures(b) for b in (finding.low, finding.high))
     if low is None:
@@ -142,53 +130,53 @@ def allowed(finding: Finding) -> str:
     return f"at least {low}" if high is None else f"{low} to {high}"
 
 
-def _explained(verdict: Verdict) -> Iterable[str]:
-    """What grew, who is affected, whether the model leans on it, and how accurate it is."""
-    growth = verdict.growth
-    if growth is not None:
-        parts = f"from {growth.before:.1%} of the gradient to {growth.now:.1%}"
+def _explain(verdict: Verdict) -> Iterable[str]:
+    """What grew, whether the model relies on it, which images changed, and how accurate it is."""
+    if (growth := verdict.growth) is not None:
+        parts = f"from {growth.before:.1%} to {growth.now:.1%} of the gradient"
         yield f"What grew: {plain(growth.place)}, {parts}"
     if (hidden := verdict.occluded) is not None:
         verb = "lowers" if hidden.after < hidden.before else "does not lower"
-        chances = f"{hidden.before:.3f} with it, {hidden.after:.3f} without"
-        yield f"Hiding it {verb} the probability of the label: {chances}"
-    if verdict.classes:
-        told = ", ".join(f"{_short(c.name)} ({c.moved:.2f})" for c in verdict.classes[:_WORST])
-        yield f"Classes that moved most: {told}"
-    if verdict.images:
-        told = ", ".join(f"{_short(i.name)} ({i.moved:.2f})" for i in verdict.images[:_WORST])
-        yield f"Images that moved most: {told}"
-    if told := _accuracy(verdict):
-        yield told
+        probabilities = f"{hidden.before:.3f} with it, {hidden.after:.3f} without"
+        yield f"Hiding it {verb} the probability of the label: {probabilities}"
+    for kind, moves in (("Classes", verdict.classes), ("Images", verdict.images)):
+        if moves:
+            yield f"{kind} that moved most: {_name_worst(moves)}"
+    if metrics := _compare_metrics(verdict):
+        yield f"The run's own metrics: {metrics}"
 
 
-def _accuracy(verdict: Verdict) -> str:
-    """The accuracy beside the reference's; of metrics of other names the first few."""
+def _name_worst(moves: Sequence[Moved]) -> str:
+    return ", ".join(f"{_short(m.name)} ({m.moved:.2f})" for m in moves[:_WORST])
+
+
+def _compare_metrics(verdict: Verdict) -> str:
+    """The accuracy next to that of the good runs; the first few metrics if none is an accuracy."""
     known = [n for n in verdict.metrics if n in verdict.reference_metrics or not verdict.good_runs]
-    named = [n for n in known if "acc" in n.lower()] or known[:_ACCURATE]
-    told = []
-    for name in named[:_ACCURATE]:
-        beside = ""
+    chosen = [n for n in known if "acc" in n.lower()] or known
+    parts = []
+    for name in chosen[:_METRICS]:
+        part = f"{plain(name)} {verdict.metrics[name]:.3f}"
         if name in verdict.reference_metrics:
-            beside = f" (good runs {verdict.reference_metrics[name]:.3f})"
-        told.append(f"{plain(name)} {verdict.metrics[name]:.3f}{beside}")
-    return "The run's own metrics: " + ", ".join(told) if told else ""
+            part += f" (good runs {verdict.reference_metrics[name]:.3f})"
+        parts.append(part)
+    return ", ".join(parts)
 
 
 def as_json(verdict: Verdict, name: str) -> str:
-    """A verdict for programs: one object, numbers in full."""
-    told: dict[str, Any] = {"run": name, **asdict(verdict)}
-    told |= {"exit_code": verdict.exit_code, "warnings": list(verdict.warnings)}
-    return json.dumps(told, indent=1)
+    """Report a verdict to a program: one JSON object, with numbers at full precision."""
+    content: dict[str, Any] = {"run": name, **asdict(verdict)}
+    content |= {"exit_code": verdict.exit_code, "warnings": list(verdict.warnings)}
+    return json.dumps(content, indent=1)
 
 
 def as_junit(verdict: Verdict, name: str, text: str) -> bytes:
-    """A verdict for build servers: a test case a requirement and measure.
+    """Report a verdict to a build server: one test case per finding.
 
     Args:
         verdict: The verdict.
-        name: Of the run.
-        text: What a person reads.
+        name: The name of the run.
+        text: The report of :func:`as_text`, without colours.
     """
     judged = verdict.outcome in ("pass", "fail")
     suite = ET.Element("testsuite", name="attention")
@@ -196,13 +184,17 @@ def as_junit(verdict: Verdict, name: str, text: str) -> bytes:
         title = plain(f"{finding.requirement} [{finding.measure}]")
         case = ET.SubElement(suite, "testcase", classname=plain(name), name=title)
         if finding.mark == "fail":
-            told = f"{finding.measure} is {figures(finding.value)}, allowed is {allowed(finding)}"
-            ET.SubElement(case, "failure", message=plain(told))
-    for moved in surprising_classes(verdict) if only_classes_fail(verdict) else ():
+            value, bounds = figures(finding.value), describe_bounds(finding)
+            message = f"{finding.measure} is {value}; allowed: {bounds}"
+            ET.SubElement(case, "failure", message=plain(message))
+    # Classes alone are a failure only if warnings are failures.
+    classes_fail = verdict.failed and not verdict.violations
+    for moved in verdict.surprising_classes if classes_fail else ():
         title = plain(f"no class moves further than in good runs [{moved.name}]")
         case = ET.SubElement(suite, "testcase", classname=plain(name), name=title)
-        told = f"moved_mass of {moved.name} is {moved.moved:.3f}, at most {moved.bound:.3f}"
-        ET.SubElement(case, "failure", message=plain(told))
+        value, bound = f"{moved.moved:.3f}", f"{moved.bound:.3f}"
+        message = f"moved_mass of {moved.name} is {value}; allowed: at most {bound}"
+        ET.SubElement(case, "failure", message=plain(message))
     if not judged or not verdict.findings:
         case = ET.SubElement(suite, "testcase", classname=plain(name), name=verdict.outcome)
         if not judged:

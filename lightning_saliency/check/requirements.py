@@ -1,4 +1,4 @@
-"""Requirements: small sentences about what a run must measure, such as ``object.share >= 0.6``."""
+"""Requirements: short sentences such as ``object.share >= 0.6`` about what a run must measure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from lightning_saliency.check.measures import EVERY, MEASURES, Measure, Quantity, find_measure
+from lightning_saliency.check.measures import Measure, Quantity, find_measure, list_names
 
-AUTO = "auto"
+AUTO = "auto"  # Replaces a number and stands for the bounds that good runs imply.
+EVERY = "*"  # Replaces a region and stands for all that the probe has masks of.
 
 DEFAULT = ("moved_mass <= auto", "*.share within auto")
 _EXAMPLES = "'moved_mass <= auto', '*.share within auto', 'object.share >= 0.6'"
@@ -20,14 +21,14 @@ _SENTENCE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One sentence.
+    """One requirement.
 
     Attributes:
-        text: As it was written.
-        measure: What is measured.
-        region: Of which region, or ``"*"`` for every one; empty if the measure has no region.
-        relation: ``"<="``, ``">="`` or ``"within"``, which is both.
-        bound: A number in [0, 1]; ``None`` for ``auto``, which a reference implies.
+        text: The sentence as it was written.
+        measure: The measure that it is about.
+        region: The region, or ``"*"`` for every one; empty if the measure is not regional.
+        relation: ``"<="``, ``">="``, or ``"within"``, which means both.
+        bound: A number in [0, 1]; ``None`` for ``auto``, which a reference has to supply.
     """
 
     text: str
@@ -41,8 +42,8 @@ class Requirement:
         """Read a sentence.
 
         Raises:
-            TypeError: Not a string.
-            ValueError: Not a requirement; the message says what one looks like.
+            TypeError: ``text`` is not a string.
+            ValueError: ``text`` is not a requirement; the message shows what one looks like.
 
         Example:
             >>> Requirement.parse("object.share >= 0.6").bound
@@ -55,21 +56,19 @@ class Requirement:
             raise ValueError(f"a requirement must read like {_EXAMPLES}, got {text!r}.")
         relation, found = sentence["relation"], find_measure(sentence["measure"])
         if found is None:
-            names = (f"<region>{m.name}" if m.regional else m.name for m in reversed(MEASURES))
-            on = " or on ".join(map(repr, names))
-            raise ValueError(f"a requirement must be on {on}, got {text!r}.")
+            raise ValueError(f"a requirement must be on {list_names()}, got {text!r}.")
         measure, region = found
         if relation not in measure.relations:
             allowed = " or ".join(map(repr, measure.relations))
             raise ValueError(f"{measure.name!r} takes only {allowed}, got {text!r}.")
-        bound = _bound(sentence["bound"], relation, text)
+        bound = _read_bound(sentence["bound"], relation, text)
         return cls(text.strip(), measure, region, relation, bound)
 
     def quantities(self, regions: Collection[str]) -> list[Quantity]:
-        """What it judges in a probe with masks of ``regions``.
+        """List what is judged if the probe has masks of ``regions``.
 
         Raises:
-            ValueError: It names a region that the probe has no mask of.
+            ValueError: The requirement names a region that the probe has no mask of.
         """
         if not self.measure.regional:
             return [Quantity(self.measure)]
@@ -86,17 +85,17 @@ class Requirement:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether it cannot be judged without good runs."""
+        """Whether it can only be judged with a reference."""
         return self.bound is None or self.measure.compares
 
 
-def _bound(text: str, relation: str, sentence: str) -> float | None:
+def _read_bound(text: str, relation: str, sentence: str) -> float | None:
     if text == AUTO:
         return None
     if relation == "within":
         raise ValueError(
-            f"'within' takes 'auto' only, got {sentence!r}. Write two requirements, with '>=' and "
-            "'<='."
+            f"'within' takes only 'auto', got {sentence!r}. Write two requirements, one with '>=' "
+            "and one with '<='."
         )
     try:
         bound = float(text)
@@ -108,10 +107,11 @@ def _bound(text: str, relation: str, sentence: str) -> float | None:
 
 
 def parse_all(sentences: Sequence[str]) -> tuple[Requirement, ...]:
-    """Read several sentences; a repeated one counts once.
+    """Read several sentences, of which equal ones count once.
 
     Raises:
-        TypeError, ValueError: As :meth:`Requirement.parse`; or a sentence in place of a list.
+        TypeError: ``sentences`` is a single string, or contains something that is not one.
+        ValueError: A sentence is not a requirement.
     """
     if isinstance(sentences, str):
         raise TypeError(f"requirements must be a list of sentences, got {sentences!r}.")
@@ -121,5 +121,5 @@ def parse_all(sentences: Sequence[str]) -> tuple[Requirement, ...]:
 def merge(
     kept: Sequence[Requirement], more: Sequence[str] | None = None
 ) -> tuple[Requirement, ...]:
-    """The requirements of a reference and further sentences, each once."""
+    """Combine requirements with further sentences, of which equal ones count once."""
     return tuple(dict.fromkeys((*kept, *parse_all(more or ()))))

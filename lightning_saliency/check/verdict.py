@@ -1,4 +1,4 @@
-"""What a check comes to: an outcome, what it is drawn from, and what a person asks next."""
+"""The result of a check: the outcome, the findings behind it, and what helps to explain them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ EXIT_CODES: dict[Outcome, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One measure held against one requirement.
+    """One value and the bounds that a requirement sets for it.
 
     Attributes:
-        requirement: The sentence.
-        measure: ``"moved_mass"`` or ``"<region>.share"``.
-        value: What was measured, in [0, 1].
-        low: The least that is allowed, where there is such a bound.
-        high: The most that is allowed, likewise.
-        source: Where the bounds are from, in words.
-        mark: What came of it.
-        area: The part of the images that the region covers: the share of a map that is even.
+        requirement: The sentence that requires it.
+        measure: The name of what was measured, such as ``"moved_mass"`` or ``"object.share"``.
+        value: The measured value, in [0, 1].
+        low: The lowest value that is allowed; ``None`` if there is no lower bound.
+        high: The highest value that is allowed; ``None`` if there is no upper bound.
+        source: Where the bounds come from, in words.
+        mark: Whether the value passes, fails, or is only a warning.
+        area: The part of the images that the region covers, in [0, 1]. A uniform map would have
+            this share. ``None`` if there is no region.
     """
 
     requirement: str
@@ -48,14 +49,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """The place that gained most.
+    """The place whose part of the gradient grew most.
 
     Attributes:
-        region: Its name; ``None`` for a cell of the grid.
-        row: Of the cell, from 0 at the top.
-        column: Of the cell, from 0 at the left.
-        before: Its part of the gradient in the good runs.
-        now: Its part of the gradient.
+        region: The name of the region; ``None`` if the place is a cell of the grid.
+        row: The row of the cell, counted from 0 at the top.
+        column: The column of the cell, counted from 0 at the left.
+        before: The place's part of the gradient in the good runs, in [0, 1].
+        now: Its part of the gradient in this run, in [0, 1].
     """
 
     region: str | None
@@ -66,7 +67,7 @@ class Growth:
 
     @property
     def place(self) -> str:
-        """In words."""
+        """The place in words."""
         if self.region is not None:
             return f"the region {self.region!r}"
         return f"row {self.row + 1}, column {self.column + 1} of the {CELLS}×{CELLS} grid"
@@ -77,10 +78,10 @@ class Moved:
     """How far the maps of a class or of an image moved.
 
     Attributes:
-        name: Of the class or image.
-        index: Its number.
-        moved: In [0, 1].
-        bound: The most that is no surprise, where enough good runs tell.
+        name: The name of the class or image.
+        index: Its index.
+        moved: The moved mass, in [0, 1].
+        bound: The most that classes of good runs move; ``None`` if that is not known.
     """
 
     name: str
@@ -90,13 +91,13 @@ class Moved:
 
     @property
     def surprising(self) -> bool:
-        """Whether it moved further than the good runs do."""
+        """Whether it moved further than in good runs."""
         return self.bound is not None and self.moved > self.bound
 
 
 @dataclass(frozen=True, slots=True)
 class Occluded:
-    """What hiding a place does: the mean probability of the label with it and without."""
+    """The mean probability of the label before and after a place in the images was hidden."""
 
     before: float
     after: float
@@ -104,20 +105,21 @@ class Occluded:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check came to.
+    """The result of a check.
 
     Attributes:
         outcome: The outcome.
-        why: In words, where it is neither a pass nor a failure.
-        findings: A line each for what was judged.
-        growth: What gained most, where there is a reference.
-        classes: The classes, those that moved most first.
-        images: The images, likewise.
-        metrics: What the run logged last.
-        reference_metrics: The mean of the same of the good runs.
-        good_runs: How many there are.
-        left_out: Images whose map is all zero or not finite, and so could not be measured.
-        occluded: What hiding the place that gained most does; ``None`` if it was not tried.
+        why: The reason in words, if the outcome is neither a pass nor a failure.
+        findings: Everything that was judged.
+        growth: The place that gained most; ``None`` without a reference.
+        classes: How far each class moved, furthest first.
+        images: How far each image moved, furthest first.
+        metrics: The metrics that the run logged last.
+        reference_metrics: The mean of each metric that all good runs logged.
+        good_runs: The number of good runs.
+        left_out: The number of images that were left out, because their maps are all zero or not
+            finite in this run or in a good one.
+        occluded: The effect of hiding ``growth``; ``None`` if that was not tried.
     """
 
     outcome: Outcome
@@ -134,31 +136,40 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """What a command line returns."""
+        """The exit code of the command line."""
         return EXIT_CODES[self.outcome]
 
     @property
     def failed(self) -> bool:
-        """Whether the run looks elsewhere."""
+        """Whether the run looks elsewhere than good runs do."""
         return self.outcome == "fail"
 
     @property
     def doubtful(self) -> bool:
-        """Whether it is a failure, or a pass with warnings."""
+        """Whether the run failed or there are warnings, so that a person should look at it."""
         return self.failed or bool(self.warnings)
 
     @property
     def confirmable(self) -> bool:
-        """Whether it is worth a forward pass to hide what gained most."""
+        """Whether it is worth a forward pass to find out what hiding ``growth`` does."""
         return self.growth is not None and self.doubtful
 
     @property
+    def violations(self) -> tuple[Finding, ...]:
+        """The findings that fail."""
+        return tuple(f for f in self.findings if f.mark == "fail")
+
+    @property
+    def surprising_classes(self) -> tuple[Moved, ...]:
+        """The classes that moved further than in good runs."""
+        return tuple(c for c in self.classes if c.surprising)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful but no failure, in words."""
+        """What is suspicious but not a failure unless ``strict`` is set, in words."""
         found = [f"{f.measure} is {figures(f.value)}" for f in self.findings if f.mark == "warn"]
         found += [
             f"class {c.name} moved {c.moved:.3f} (bound {c.bound:.3f})"
-            for c in self.classes
-            if c.bound is not None and c.surprising
+            for c in self.surprising_classes
         ]
         return tuple(found)

@@ -1,4 +1,4 @@
-"""``lightning-saliency``: references, checks and comparisons of recorded runs from a shell."""
+"""The commands of ``lightning-saliency``: parse their arguments, carry them out, print."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from lightning_saliency.check.bounds import ENOUGH
 from lightning_saliency.check.difference import draw
 from lightning_saliency.check.evaluate import Candidate, evaluate
 from lightning_saliency.check.reference import REFERENCE_FILE, Reference
@@ -32,34 +33,41 @@ from lightning_saliency.storage.files import write_whole
 USAGE_OR_DAMAGE = 2
 
 _ABOUT = """\
-Know when a model looks somewhere else, even if its accuracy rises.
+Find out when a model looks somewhere else, even if its accuracy rises.
 
-Runs that were trained with `SaliencyCallback` have recorded where the gradient of the label lies.
-Make a reference of good ones, three or more that differ in their seed, and hold others against it:
+Runs trained with `SaliencyCallback` record where the gradient of the label lies. Make a reference
+from good runs, preferably three or more with different seeds, and check other runs against it:
 
   lightning-saliency reference logs/version_0 logs/version_1 logs/version_2 -o attention
   lightning-saliency check logs/version_3 --reference attention
 
-RUN is the log folder of a run, or the folder of the callback within it. Its last observation
-counts."""
+RUN is the log folder of a run, or the callback's folder inside it. The last observation of a run is
+the one that counts."""
 
 _REQUIREMENTS = """\
 requirements:
-  moved_mass <= auto     at most as much of the gradient elsewhere as good runs differ by
-  *.share within auto    every region that the probe has a mask of has the share of good runs
+  moved_mass <= auto     no more of the gradient has moved than good runs differ by
+  *.share within auto    each region with a mask has the share that it has in good runs
   object.share >= 0.6    the region 'object' has at least 60 % of the gradient
-  mark.share <= 0.05     the region 'mark' has at most 5 % of it"""
+  mark.share <= 0.05     the region 'mark' has at most 5 % of the gradient"""
 
 _EXIT_CODES = """\
 exit codes:
-  0  pass              1  regression        2  usage, or a damaged file
+  0  pass              1  regression        2  wrong usage or a damaged file
   3  no reference      4  not comparable    5  inconclusive"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code. One line on stderr for what is wrong, no traceback."""
+    """Run a command and return its exit code.
+
+    Errors that a user can cause are printed to stderr as a single line without a traceback.
+
+    Args:
+        arguments: The arguments of the command line; those of the process by default.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names may have letters that a terminal has not
+        # Names from data may have letters that the terminal's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     try:
@@ -85,25 +93,26 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=command)
         return made
 
-    made = add("reference", _reference, "Make a reference of good runs.", _REQUIREMENTS)
+    made = add("reference", _reference, "Make a reference from good runs.", _REQUIREMENTS)
     made.add_argument("runs", metavar="RUN", nargs="+", help="log folder of a good run")
     made.add_argument("-o", "--output", required=True, metavar="DIR", help="where to write it")
-    _add_require(made, "in place of the first two below; may be given several times")
-    made.add_argument("--reason", default="", metavar="TEXT", help="why they are good")
+    _add_require(made, "replaces the first two requirements below; may be repeated")
+    made.add_argument("--reason", default="", metavar="TEXT", help="why the runs are good")
 
     made = add(
-        "check", _check, "Hold a run against a reference.", f"{_REQUIREMENTS}\n\n{_EXIT_CODES}"
+        "check", _check, "Check a run against a reference.", f"{_REQUIREMENTS}\n\n{_EXIT_CODES}"
     )
     made.add_argument("run", metavar="RUN", help="log folder of the run")
     made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
-    _add_require(made, "in addition to what the reference requires; likewise")
-    strictly = "let what is warned of fail, a class that moves alone too"
-    made.add_argument("--strict", action="store_true", help=strictly)
-    made.add_argument("--json", metavar="F", type=Path, help="write the verdict there, as JSON")
-    made.add_argument("--junit", metavar="F", type=Path, help="and there, as JUnit's XML")
+    _add_require(made, "added to what the reference requires; may be repeated")
+    strict = "turn warnings into failures, even those of a single class"
+    made.add_argument("--strict", action="store_true", help=strict)
+    made.add_argument("--json", metavar="F", type=Path, help="write the verdict to F as JSON")
+    made.add_argument("--junit", metavar="F", type=Path, help="write the verdict to F as JUnit XML")
 
-    made = add("approve", _approve, "Accept a change: let runs be the reference from now on.")
-    made.add_argument("runs", metavar="RUN", nargs="+", help="log folder; better three than one")
+    made = add("approve", _approve, "Accept a change: replace the reference with new runs.")
+    runs = "log folder of a run; three are better than one"
+    made.add_argument("runs", metavar="RUN", nargs="+", help=runs)
     made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
     made.add_argument("--reason", required=True, metavar="TEXT", help="why the change is right")
 
@@ -119,8 +128,8 @@ def _parser() -> argparse.ArgumentParser:
 _Parser = argparse.ArgumentParser
 
 
-def _add_require(parser: _Parser, told: str) -> None:
-    parser.add_argument("--require", action="append", metavar="S", help=told)
+def _add_require(parser: _Parser, about: str) -> None:
+    parser.add_argument("--require", action="append", metavar="S", help=about)
 
 
 def _command(make: Callable[..., _Parser], name: str, about: str, end: str, **more: str) -> _Parser:
@@ -132,48 +141,51 @@ def _reference(options: argparse.Namespace) -> int:
     output = Path(options.output)
     if (output / REFERENCE_FILE).exists():
         raise RecordError(
-            f"there is a reference in {output} already. `lightning-saliency approve` replaces it, "
-            "with a reason"
+            f"there already is a reference in {output}. Replace it with "
+            "`lightning-saliency approve`, which asks for a reason"
         )
     reference = Reference.from_runs(options.runs, options.require or DEFAULT, reason=options.reason)
     reference.save(output)
-    _tell_reference(reference, output, options.runs)
+    _print_reference(reference, output, options.runs)
     return 0
 
 
-def _tell_reference(reference: Reference, folder: Path, runs: Sequence[str]) -> None:
-    count = len(reference.runs)
-    told = f"{count} run{'s' * (count > 1)}, {len(reference.info.images)} images"
-    print(f"{plain(str(folder))}: {told}")
+def _print_reference(reference: Reference, folder: Path, runs: Sequence[str]) -> None:
+    count, images = len(reference.runs), len(reference.info.images)
+    print(f"{plain(str(folder))}: {count} run{'s' * (count > 1)}, {images} images")
     for requirement in reference.requirements:
         print(f"  requires  {plain(requirement.text)}")
-    if count < 3:
-        print("  Fewer than three runs tell no spread: what would fail is only warned of.")
+    if count < ENOUGH:
+        print("  Fewer than three runs have no usable spread: would-be failures are only warnings.")
     for run in runs:
         if not open_run(run).info.finished:
-            print(f"  {plain(run)} has not come to its end, or was interrupted.")
+            print(f"  {plain(run)} is unfinished or was interrupted.")
 
 
 def _check(options: argparse.Namespace) -> int:
     if not Path(options.reference, REFERENCE_FILE).exists():
         verdict = Verdict("no reference", why=f"there is none in {options.reference}")
-        return _tell_verdict(options, verdict, options.run)
+        return _print_verdict(options, verdict, options.run)
     reference = Reference.load(options.reference)
     run = open_run(options.run)
     if not run.steps():
         verdict = Verdict("inconclusive", why="the run has recorded no observation yet")
-        return _tell_verdict(options, verdict, options.run)
+        return _print_verdict(options, verdict, options.run)
     requirements = merge(reference.requirements, options.require)
     candidate = Candidate(run.info, run.last(), run.info.metrics)
     verdict = evaluate(candidate, reference, requirements, strict=options.strict)
     pictures = _draw(run, candidate, reference, verdict) if verdict.doubtful else ""
-    unfinished = "" if run.info.finished else ", of a run that has not come to its end"
+    unfinished = "" if run.info.finished else " (unfinished run)"
     name = f"{options.run} at {candidate.observation.caption}{unfinished}"
-    return _tell_verdict(options, verdict, name, pictures)
+    return _print_verdict(options, verdict, name, pictures)
 
 
 def _draw(run: Run, candidate: Candidate, reference: Reference, verdict: Verdict) -> str:
-    """Write the picture of a difference beside the run; say where, or why not."""
+    """Write the picture of the difference into the run's folder.
+
+    Returns:
+        Where it is, or why it could not be written, which must not hide the verdict.
+    """
     path = run.folder / "attention.png"
     try:
         write_whole(path, encode(draw(candidate, reference, verdict), "png"))
@@ -182,21 +194,21 @@ def _draw(run: Run, candidate: Candidate, reference: Reference, verdict: Verdict
     return str(path)
 
 
-def _tell_verdict(
+def _print_verdict(
     options: argparse.Namespace, verdict: Verdict, name: str, pictures: str = ""
 ) -> int:
     accept = accepting(options.run, options.reference)
-    tell = partial(as_text, verdict, name, pictures=plain(pictures), accept=accept)
-    print(tell(style=_terminal_style()), flush=True)
+    report = partial(as_text, verdict, name, pictures=plain(pictures), accept=accept)
+    print(report(style=_terminal_style()), flush=True)
     if options.json:
         _write(options.json, as_json(verdict, name).encode())
     if options.junit:
-        _write(options.junit, as_junit(verdict, name, tell()))
+        _write(options.junit, as_junit(verdict, name, report()))
     return verdict.exit_code
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole; into what is no file, such as a pipe or a device, and not over it."""
+    """Write a file completely or not at all, but write into pipes and devices directly."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_bytes(data)
     else:
@@ -204,7 +216,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _terminal_style() -> TerminalStyle:
-    """Colours where a person looks, unless they do not want them (https://no-color.org)."""
+    """Use colours in a terminal, unless they are not wanted (https://no-color.org)."""
     return TerminalStyle(sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
@@ -213,13 +225,13 @@ def _approve(options: argparse.Namespace) -> int:
     if not options.reason.strip():
         raise ValueError("`--reason` must say why the change is right")
     if not (folder / REFERENCE_FILE).exists():
-        why = f"there is no reference in {folder}. `lightning-saliency reference` makes one"
+        why = f"there is no reference in {folder}. Make one with `lightning-saliency reference`"
         return _refuse(why, EXIT_CODES["no reference"])
     before = Reference.load(folder)
     requirements = [requirement.text for requirement in before.requirements]
     after = Reference.from_runs(options.runs, requirements, reason=options.reason)
     after.following(before).save(folder)
-    _tell_reference(after, folder, options.runs)
+    _print_reference(after, folder, options.runs)
     return 0
 
 

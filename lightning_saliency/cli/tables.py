@@ -1,4 +1,4 @@
-"""What recorded runs hold, as tables for a terminal."""
+"""Describe and compare recorded runs as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from lightning_saliency.record.run import Run
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_ROWS = 40
+_MOST_BARS = 60
 
 
 def describe_run(run: Run) -> str:
-    """What a run is, and what it measured at each observation."""
+    """Describe a run: its metadata, and what it measured at each observation."""
     info, steps = run.info, run.steps()
     count = f"{len(steps)} observation{'s' * (len(steps) != 1)}"
     lines = [f"{plain(str(run.folder))}: {count} of {len(info.images)} images"]
@@ -36,17 +37,17 @@ def describe_run(run: Run) -> str:
         f"  {name:12} {plain(str(value))}" for name, value in known.items() if value is not None
     ]
     if not info.finished:
-        lines.append("  It has not come to its end, or was interrupted.")
+        lines.append("  It is unfinished or was interrupted.")
     if not steps:
         return "\n".join(lines)
-    # One at a time, without its maps: a long run holds gigabytes of them.
-    observations = [_Row.of(run.observation(step)) for step in steps]
-    return "\n".join([*lines, "", *_history(observations, info.areas)])
+    # Read one observation at a time and let go of its maps: a long run holds gigabytes of them.
+    rows = [_Row.read(run.observation(step)) for step in steps]
+    return "\n".join([*lines, "", *_history(rows, info.areas)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """What a table tells of an observation."""
+    """The numbers of an observation that a table shows."""
 
     step: int
     caption: str
@@ -55,7 +56,7 @@ class _Row:
     shares: dict[str, float]
 
     @classmethod
-    def of(cls, observation: Observation) -> _Row:
+    def read(cls, observation: Observation) -> _Row:
         measured = observation.measured
         return cls(
             step=observation.step,
@@ -67,7 +68,7 @@ class _Row:
 
 
 def _history(observations: Sequence[_Row], regions: Iterable[str]) -> Iterable[str]:
-    """A row an observation, and the course of each measure in a line."""
+    """One row per observation, then one line of bars per measure."""
     profiles = [o.profile for o in observations]
     columns: dict[str, list[float]] = {
         "p(label)": [o.probability for o in observations],
@@ -88,22 +89,26 @@ def _history(observations: Sequence[_Row], regions: Iterable[str]) -> Iterable[s
         cells = [f"{v[number]:{len(n)}.3f}" for n, v in zip(names, columns.values(), strict=True)]
         yield "  ".join([f"{observation.caption:{first}}", f"{observation.step:6}", *cells])
     yield ""
-    width = max(map(len, names))
-    yield from (f"{n:{width}}  {_course(v)}" for n, v in zip(names, columns.values(), strict=True))
+    yield from align(list(zip(names, map(_draw_bars, columns.values()), strict=True)))
 
 
-def _course(values: Sequence[float]) -> str:
-    """Values in [0, 1] as a line of bars, at most sixty."""
-    every = max(1, math.ceil(len(values) / 60))
+def _draw_bars(values: Sequence[float]) -> str:
+    """Draw values in [0, 1] as bars, thinned out if there are too many for a line."""
+    every = max(1, math.ceil(len(values) / _MOST_BARS))
     finite = [v if math.isfinite(v) else 0.0 for v in values[::every]]
     return "".join(_BARS[min(len(_BARS) - 1, int(v * len(_BARS)))] for v in finite)
 
 
 def compare_runs(first: Run, second: Run, names: tuple[str, str]) -> str:
-    """Where two runs look, next to each other.
+    """Show next to each other where two runs look.
+
+    Args:
+        first: One run.
+        second: The other run.
+        names: The headings of their columns.
 
     Raises:
-        NotComparableError: They are of other probes, rules or classes.
+        NotComparableError: The runs differ in their probe, rule or classes.
     """
     a, b = first.last(), second.last()
     classes = a.measured.classes, b.measured.classes
@@ -139,6 +144,6 @@ def _moved(first: Measured, second: Measured) -> float:
 
 
 def _rank_correlation(first: Measured, second: Measured) -> float:
-    """Of the maps of each image, on average; low between good runs too."""
+    """The mean rank correlation of the maps of each image, which is low between good runs too."""
     a, b = at_one_size(first.maps.float(), second.maps.float())
     return float(spearman(a, b).nanmean())

@@ -1,1 +1,1 @@
-"""Pure functions of tensors and numbers."""
+"""Functional: pure functions of tensors and numbers."""

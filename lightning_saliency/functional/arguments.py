@@ -1,4 +1,4 @@
-"""Checks of arguments that several parts of the package share."""
+"""Argument checks that several parts of the package share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Whether ``value`` is an int; a bool, which Python counts as one, is not.
+    """Return whether ``value`` is an int but not a bool, which is a subclass of int in Python.
 
     Example:
         >>> is_integer(3), is_integer(True)
@@ -21,8 +21,13 @@ def is_integer(value: Any) -> TypeGuard[int]:
 def check_integer(name: str, value: object, least: int) -> None:
     """Refuse anything but an integer of at least ``least``.
 
+    Args:
+        name: The name of the argument, for the message.
+        value: What was passed.
+        least: The smallest valid integer.
+
     Raises:
-        ValueError: It names the argument.
+        ValueError: ``value`` is not an integer, or is too small.
     """
     if not is_integer(value) or value < least:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
@@ -31,8 +36,13 @@ def check_integer(name: str, value: object, least: int) -> None:
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuse anything but one of ``choices``.
 
+    Args:
+        name: The name of the argument, for the message.
+        value: What was passed.
+        choices: The valid values.
+
     Raises:
-        ValueError: It names the argument and the choices.
+        ValueError: ``value`` is not among them.
     """
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
@@ -42,13 +52,13 @@ def check_images(images: Any) -> None:
     """Refuse anything but a batch of floating-point images ``(N, C, H, W)``.
 
     Raises:
-        TypeError: Not a tensor, or not of floating point.
-        ValueError: Another shape, or no image at all.
+        TypeError: ``images`` is not a tensor, or not floating point.
+        ValueError: The shape is wrong, or there are no images.
     """
     if not isinstance(images, Tensor):
         raise TypeError(
-            f"`images` must be a tensor, got {type(images).__name__}. `torch.from_numpy` takes "
-            "arrays, `ProbeBatch.from_files` reads photos."
+            f"`images` must be a tensor, got {type(images).__name__}. Convert arrays with "
+            "`torch.from_numpy`, and read photos with `ProbeBatch.from_files`."
         )
     if images.ndim != 4:
         raise ValueError(

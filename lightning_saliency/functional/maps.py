@@ -1,4 +1,4 @@
-"""From attributions to saliency maps: pure functions of tensors, on any device."""
+"""From attributions to saliency maps, on any device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ MassReduce: TypeAlias = Literal["square", "abs_sum", "abs_max", "contribution"]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 MASS_REDUCTIONS: tuple[MassReduce, ...] = get_args(MassReduce)
 
-# To add a reduction, write it here: how the channels of an attribution become one map.
+# How the channels of an attribution become one map. To add a reduction, extend `Reduce`, this table
+# and `TITLES`.
 _REDUCTIONS: dict[Reduce, Callable[[Tensor], Tensor]] = {
     "abs_max": lambda attribution: attribution.abs().amax(dim=-3),
     "max": lambda attribution: attribution.amax(dim=-3),
@@ -46,7 +47,7 @@ def reduce_channels(attribution: Tensor, reduce: Reduce = "abs_max") -> Tensor:
         ``(..., H, W)``; non-negative except for ``"max"``.
 
     Raises:
-        ValueError: ``reduce`` is none of these.
+        ValueError: ``reduce`` is unknown.
 
     Example:
         >>> attribution = torch.tensor([[[1.0, -4.0]], [[3.0, 2.0]]])  # two channels, 1×2 pixels
@@ -60,15 +61,24 @@ def reduce_channels(attribution: Tensor, reduce: Reduce = "abs_max") -> Tensor:
 
 
 def mass(attribution: Tensor, images: Tensor, reduce: MassReduce) -> Tensor:
-    """A map of one sign, of which shares and profiles can be taken.
+    """Reduce a signed attribution to a non-negative map, whose shares and profiles make sense.
 
     Args:
         attribution: ``(N, C, H, W)``, one class per image.
-        images: ``(N, C, H, W)``, what was explained.
-        reduce: As for :func:`reduce_channels`, or ``"contribution"``; see :func:`contributions`.
+        images: ``(N, C, H, W)``, the images that were explained.
+        reduce: ``"square"``, ``"abs_sum"`` or ``"abs_max"`` as in :func:`reduce_channels`, or
+            ``"contribution"``, for which see :func:`contributions`.
 
     Returns:
         ``(N, H, W)``, non-negative.
+
+    Raises:
+        ValueError: ``reduce`` is unknown.
+
+    Example:
+        >>> attribution = torch.tensor([[[[1.0, -4.0]], [[3.0, 2.0]]]])
+        >>> mass(attribution, torch.zeros(1, 2, 1, 2), "square")
+        tensor([[[10., 20.]]])
     """
     if reduce == "contribution":
         return contributions(attribution, images)
@@ -76,14 +86,15 @@ def mass(attribution: Tensor, images: Tensor, reduce: MassReduce) -> Tensor:
 
 
 def contributions(attribution: Tensor, images: Tensor) -> Tensor:
-    """How far, to first order, the logit falls if a pixel takes the mean colour of its image.
+    """Estimate how much the logit changes if a pixel takes the mean colour of its image.
 
-    |Σ over channels of gradient · (pixel − mean)|: unlike the gradient, it does not depend on how
-    the channels were normalised, and what has the mean colour contributes nothing.
+    The first-order estimate is |Σ over channels of gradient · (pixel − mean)|. Unlike the gradient,
+    it does not depend on how the channels were normalised, and pixels of the mean colour contribute
+    nothing.
 
     Args:
         attribution: ``(N, C, H, W)``, one class per image.
-        images: ``(N, C, H, W)``, what was explained.
+        images: ``(N, C, H, W)``, the images that were explained.
 
     Returns:
         ``(N, H, W)``, non-negative, in logits.
@@ -99,39 +110,40 @@ def contributions(attribution: Tensor, images: Tensor) -> Tensor:
 
 
 def strongest_channel(attribution: Tensor) -> Tensor:
-    """The signed value of the channel with the largest magnitude at each pixel.
+    """Select, at each pixel, the signed value of the channel with the largest magnitude.
 
     Args:
         attribution: ``(..., C, H, W)``, signed.
 
     Returns:
-        ``(..., H, W)``, signed; its magnitude is ``reduce_channels(attribution, "abs_max")``.
+        ``(..., H, W)``, signed; its magnitude is ``reduce_channels(attribution, "abs_max")``. If
+        two channels have the same magnitude and opposite signs, it is the positive value.
 
     Example:
         >>> strongest_channel(torch.tensor([[[1.0, -4.0]], [[3.0, 2.0]]]))
         tensor([[ 3., -4.]])
     """
-    # Thirty times as fast as a gather at the argmax of the magnitudes.
+    # This is thirty times as fast as gathering at the argmax of the magnitudes.
     highest, lowest = attribution.amax(dim=-3), attribution.amin(dim=-3)
     return torch.where(highest >= -lowest, highest, lowest)
 
 
 def exactly(maps: Tensor) -> Tensor:
-    """Move ``maps`` to where they can be measured: Apple's GPUs lack float64 and pool wrongly."""
+    """Move ``maps`` off Apple GPUs, which have no float64 and pool wrongly, to be measured."""
     return maps.cpu() if maps.device.type == "mps" else maps
 
 
 def shrink(signed: Tensor, size: int) -> Tensor:
-    """Bring maps down to at most ``size`` pixels a side, keeping the strongest value of each block.
+    """Shrink maps to at most ``size`` pixels per side, keeping the strongest value of each block.
 
-    An average would cancel the alternating signs that gradients are made of, and show nothing.
+    Gradients alternate in sign from pixel to pixel, so that averages would cancel out.
 
     Args:
         signed: ``(..., H, W)``.
-        size: Longest side of the result, in pixels; smaller maps stay as they are.
+        size: The longest side of the result, in pixels. Smaller maps are returned as they are.
 
     Returns:
-        ``(..., h, w)`` with the aspect ratio kept.
+        ``(..., h, w)`` with the same aspect ratio, up to rounding; no side is below one pixel.
 
     Example:
         >>> shrink(torch.tensor([[1.0, -3.0], [2.0, 0.5]]), 1)
@@ -143,5 +155,6 @@ def shrink(signed: Tensor, size: int) -> Tensor:
         return signed
     flat = signed.reshape(-1, 1, height, width)
     shape = (max(1, round(height * scale)), max(1, round(width * scale)))
-    _, where = F.adaptive_max_pool2d(flat.abs(), shape, return_indices=True)
-    return flat.flatten(2).gather(2, where.flatten(2)).reshape(*batch, *shape)
+    # Pool the magnitudes, then read the signed values at the positions of the maxima.
+    _, positions = F.adaptive_max_pool2d(flat.abs(), shape, return_indices=True)
+    return flat.flatten(2).gather(2, positions.flatten(2)).reshape(*batch, *shape)

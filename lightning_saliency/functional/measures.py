@@ -1,7 +1,9 @@
-"""Numbers for where maps lie and how alike they are: pure functions of tensors, in float64.
+"""Numbers for where the mass of a map lies, and how similar two maps are; computed in float64.
 
-A **share** and a **profile** of the squared plain gradient agree from one training to the next and
-move when a model looks elsewhere; similarities of pixels do not, and are for plots.
+The **share** of a map inside a region, and its **profile** on a coarse grid, are what runs are
+compared by. For the squared plain gradient, they agree from one training to the next and change
+when a model looks elsewhere. Similarities pixel by pixel do not agree between trainings, so they
+are used for plots only.
 """
 
 from __future__ import annotations
@@ -10,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CELLS = 8  # a side of the grid of a profile: coarse enough for two trainings to agree
+CELLS = 8  # cells per side of a profile, which is coarse enough for two trainings to agree
 
 
 def share(maps: Tensor, mask: Tensor) -> Tensor:
-    """The part of a map's mass that lies inside a region.
+    """Measure which part of each map's mass lies inside a region.
 
     Args:
         maps: ``(N, H, W)``, non-negative.
-        mask: ``(N, H, W)`` bool, true inside.
+        mask: ``(N, H, W)`` bool, true inside the region.
 
     Returns:
-        ``(N,)`` float64 in [0, 1]; NaN where a map is all zero.
+        ``(N,)`` float64 in [0, 1]; NaN for maps that are all zero.
 
     Example:
         >>> share(torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[False, True]]]))
@@ -32,15 +34,15 @@ def share(maps: Tensor, mask: Tensor) -> Tensor:
 
 
 def profiles(maps: Tensor, cells: int = CELLS) -> Tensor:
-    """Where the mass of each map lies, on a coarse grid.
+    """Measure which part of each map's mass lies in each cell of a coarse grid.
 
     Args:
         maps: ``(N, H, W)``, non-negative.
-        cells: A side of the grid. Each pixel lies in one cell, so nothing is counted twice where
-            the sides do not divide.
+        cells: The number of cells per side. Each pixel lies in exactly one cell, even if the sides
+            of the map are not multiples of ``cells``.
 
     Returns:
-        ``(N, cells, cells)`` float64, each of sum 1; NaN where a map is all zero.
+        ``(N, cells, cells)`` float64, each with a sum of 1; NaN for maps that are all zero.
 
     Example:
         >>> profiles(torch.tensor([[[1.0, 3.0], [0.0, 4.0]]]), cells=2)
@@ -48,16 +50,21 @@ def profiles(maps: Tensor, cells: int = CELLS) -> Tensor:
                  [0.0000, 0.5000]]], dtype=torch.float64)
     """
     mass = _scaled(maps)
-    rows, columns = (_cell_of_pixel(side, cells, maps.device) for side in maps.shape[-2:])
+    rows, columns = (_assign_cells(side, cells, maps.device) for side in maps.shape[-2:])
     flat = (rows[:, None] * cells + columns).flatten()
     grid = mass.new_zeros(len(maps), cells * cells).index_add_(1, flat, mass.flatten(1))
     return (grid / grid.sum(dim=1, keepdim=True)).view(-1, cells, cells)
 
 
 def moved_mass(first: Tensor, second: Tensor) -> float:
-    """How much of the mass of one profile lies elsewhere in another: half their L1 distance.
+    """Measure how much mass lies elsewhere in the second of two profiles: half their L1 distance.
 
-    In [0, 1]: 0, the same; 1, nothing in common.
+    Args:
+        first: ``(cells, cells)``, with a sum of 1.
+        second: The same shape, with a sum of 1.
+
+    Returns:
+        A number in [0, 1]: 0 for equal profiles, 1 for profiles that do not overlap.
 
     Example:
         >>> moved_mass(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
@@ -67,23 +74,38 @@ def moved_mass(first: Tensor, second: Tensor) -> float:
 
 
 def at_one_size(*maps: Tensor) -> list[Tensor]:
-    """Maps ``(N, H, W)``, each reduced to the height and the width of the smallest."""
+    """Average-pool maps ``(N, H, W)`` to the smallest height and the smallest width among them."""
     size = min(m.shape[-2] for m in maps), min(m.shape[-1] for m in maps)
     return [F.adaptive_avg_pool2d(m, size) for m in maps]
 
 
 def cell_mask(row: int, column: int, height: int, width: int, cells: int = CELLS) -> Tensor:
-    """The pixels of one cell of the grid: bool ``(height, width)``."""
+    """Mark the pixels of one cell of the grid of :func:`profiles`.
+
+    Args:
+        row: The cell's row in the grid, from 0.
+        column: The cell's column.
+        height: The height of the map, in pixels.
+        width: The width of the map, in pixels.
+        cells: The number of cells per side.
+
+    Returns:
+        ``(height, width)`` bool, true inside the cell.
+    """
     cpu = torch.device("cpu")
-    rows = _cell_of_pixel(height, cells, cpu) == row
-    return rows[:, None] & (_cell_of_pixel(width, cells, cpu) == column)
+    rows = _assign_cells(height, cells, cpu) == row
+    return rows[:, None] & (_assign_cells(width, cells, cpu) == column)
 
 
 def spearman(first: Tensor, second: Tensor) -> Tensor:
-    """Rank correlation of maps ``(N, H, W)``, ties at their mean rank.
+    """Compute the rank correlation of maps (Spearman's ρ); ties get their mean rank.
+
+    Args:
+        first: ``(N, H, W)``.
+        second: ``(N, H, W)``, compared with ``first`` image by image.
 
     Returns:
-        ``(N,)`` in [-1, 1], 1 for the same order of pixels; NaN where a map is constant.
+        ``(N,)`` float64 in [-1, 1], 1 for the same order of pixels; NaN if either map is constant.
 
     Example:
         >>> rising = torch.tensor([[[1.0, 2.0, 3.0]]])
@@ -91,33 +113,40 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
         tensor([-1.], dtype=torch.float64)
     """
     ranks = [_ranks(maps.flatten(1).double()) for maps in (first, second)]
-    # Centred, the sums stay far below where float64 counts whole numbers exactly.
+    # Spearman's ρ is the cosine of the centred ranks. Centring also keeps the sums small enough for
+    # float64 to represent them exactly.
     return _cosine(*((r - r.mean(dim=1, keepdim=True)).unsqueeze(1) for r in ranks))
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of the angle between maps ``(N, H, W)``: ``(N,)``, NaN if one is all zero."""
+    """Compute the cosine ``(N,)`` of the angle between maps ``(N, H, W)``; NaN if one is zero."""
     a, b = (_scaled(maps).flatten(1) for maps in (first, second))
     lengths = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
     return ((a * b).sum(dim=1) / lengths).clamp(-1, 1)
 
 
 def _scaled(maps: Tensor) -> Tensor:
-    """In float64, over the largest magnitude of each: squares of float64 gradients may vanish."""
+    """Divide each map by its largest magnitude, in float64; a map that is all zero stays zero.
+
+    Without this, the squares of very small gradients would underflow.
+    """
     exact = maps.double()
     peaks = exact.abs().amax(dim=(-2, -1), keepdim=True)
     return exact / peaks.masked_fill(peaks == 0, 1)
 
 
-def _cell_of_pixel(side: int, cells: int, device: torch.device) -> Tensor:
+def _assign_cells(side: int, cells: int, device: torch.device) -> Tensor:
+    """Map each of ``side`` pixels to the index of its cell."""
     return torch.arange(side, device=device) * cells // side
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Ranks of each row, those of equal values averaged."""
+    """Rank the values of each row from 1; equal values share the mean of their ranks."""
     ordered, order = values.sort(dim=1)
     ranks = torch.empty_like(values)
     for row in range(len(values)):
+        # A run of equal values that ends at rank e and has n members has the mean rank
+        # e − (n − 1) / 2.
         _, runs = torch.unique_consecutive(ordered[row], return_counts=True)
         ends = runs.cumsum(0).double()
         mean_ranks = ends - (runs.double() - 1) / 2

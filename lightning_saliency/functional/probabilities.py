@@ -1,4 +1,4 @@
-"""From logits to probabilities, for one label per image or for several."""
+"""From logits to probabilities, for models with one label or several labels per image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from torch import Tensor
 
 
 def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
-    """Softmax over the classes; a sigmoid each for several labels an image, or for one logit.
+    """Turn logits into probabilities: a softmax, or a sigmoid for multi-label or one-logit models.
+
+    Args:
+        logits: ``(N, num_classes)``.
+        multi_label: Whether an image may have several classes.
+
+    Returns:
+        ``(N, num_classes)`` in [0, 1]. A single logit becomes the probability of class 1.
 
     Example:
         >>> probabilities(torch.tensor([[0.0, 0.0]]), multi_label=False)
@@ -18,23 +25,25 @@ def probabilities(logits: Tensor, *, multi_label: bool) -> Tensor:
     return logits.softmax(dim=1)
 
 
-def probabilities_of(logits: Tensor, classes: Tensor, *, multi_label: bool) -> Tensor:
-    """The probability of one class an image.
+def gather_probabilities(logits: Tensor, classes: Tensor, *, multi_label: bool) -> Tensor:
+    """Gather the probability of one class per image.
 
     Args:
-        logits: ``(N, num_classes)``. A single one stands for class 1, against class 0.
+        logits: ``(N, num_classes)``. A single logit distinguishes class 1 from class 0.
         classes: ``(N,)`` int64.
         multi_label: Whether an image may have several classes.
 
     Returns:
-        ``(N,)``.
+        ``(N,)`` in [0, 1], on the device of ``logits``.
 
     Example:
-        >>> probabilities_of(torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0]), multi_label=False)
+        >>> logits, classes = torch.tensor([[2.0], [2.0]]), torch.tensor([1, 0])
+        >>> gather_probabilities(logits, classes, multi_label=False)
         tensor([0.8808, 0.1192])
     """
-    known = probabilities(logits, multi_label=multi_label)
+    every = probabilities(logits, multi_label=multi_label)
     classes = classes.to(logits.device)
     if logits.shape[1] > 1 or multi_label:
-        return known.gather(1, classes[:, None])[:, 0]
-    return torch.where(classes > 0, known[:, 0], 1 - known[:, 0])
+        return every.gather(1, classes[:, None])[:, 0]
+    # A single logit gives the probability of class 1; class 0 has the rest.
+    return torch.where(classes > 0, every[:, 0], 1 - every[:, 0])

@@ -1,16 +1,17 @@
-"""Words for people: shortened, aligned, safe to print."""
+"""Text for people to read: shortened, aligned, and safe to print."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
 
-# Categories of Unicode that a terminal acts upon: controls, surrogates, separators of lines.
-_ACTED_UPON = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+# Unicode categories of characters that are not printed as they are: controls, formatting,
+# surrogates, private and unassigned characters, separators of lines and paragraphs.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def shorten(text: str, length: int) -> str:
-    """``text`` in at most ``length`` letters, with an ellipsis if it was longer.
+    """Cut ``text`` to at most ``length`` characters, with an ellipsis if anything was cut off.
 
     Example:
         >>> shorten("great grey owl", 10)
@@ -20,17 +21,19 @@ def shorten(text: str, length: int) -> str:
 
 
 def plain(text: str) -> str:
-    r"""``text`` without anything that a terminal would act upon; names come from data.
+    r"""Replace each character that a terminal might interpret by a question mark.
+
+    Names of classes and files come from data, which nobody may have checked.
 
     Example:
         >>> plain("cat\x1b[31m\n")
         'cat?[31m?'
     """
-    return "".join("?" if unicodedata.category(c) in _ACTED_UPON else c for c in text)
+    return "".join("?" if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
 
 
 def percent(probability: float) -> str:
-    """A probability as it fits under a tile.
+    """Format a probability as a whole percentage, short enough to stand below a tile.
 
     Example:
         >>> percent(0.973), percent(0.9996), percent(0.0004)
@@ -40,7 +43,7 @@ def percent(probability: float) -> str:
 
 
 def figures(part: float) -> str:
-    """A part of a whole with three decimals, or with two significant figures if it is very small.
+    """Format a number in [0, 1] with three decimals, or two significant figures if below 0.01.
 
     Example:
         >>> figures(0.888), figures(0.00042), figures(0.0)
@@ -50,7 +53,7 @@ def figures(part: float) -> str:
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines whose columns are aligned, two spaces apart.
+    """Format rows of cells as lines with aligned columns, two spaces apart.
 
     Example:
         >>> align([("a", "1"), ("long", "2")])

@@ -1,1 +1,1 @@
-"""Whatever a computation borrows is given back as it was found."""
+"""Isolation: whatever a computation borrows, it gives back as it was found."""

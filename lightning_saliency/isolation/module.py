@@ -1,4 +1,24 @@
-"""Everything of a live module that a computation may disturb, given back as it was found."""
+"""Borrow a live module for a computation, and give it back as it was found.
+
+An observation in the middle of training must not change the run by a single bit, whatever the
+user's ``forward`` does. :func:`undisturbed` is the one entry to this. It stacks context managers,
+each of which borrows one thing: it notes the state, lets the computation run, and restores the
+state in a ``finally`` block, so that nothing depends on the computation being successful.
+
+- **Modes** of submodules: the flags are set again, one by one.
+- **Parameters**: ``requires_grad`` and ``.grad`` are set again if they differ. Their values are not
+  copied, because a forward pass does not write to them.
+- **Buffers and attributes**, the latter of modules that users write: a shallow copy of each
+  dictionary and container is kept, so that entries that were added can be removed and others put
+  back. The tensors in them are copied too; one whose content changed gets it written back.
+- **Random streams**: their states are set again; see :mod:`rng`.
+- **cuDNN's search, the compiler and the modules' ``log``**: switched off inside, and on again
+  afterwards.
+
+Tensors are restored in place because others may refer to the same tensor: an optimizer, another
+module, or the graph of a training step that has yet to run its backward pass. For the sake of that
+graph, a tensor that did not change is not written to at all.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +36,26 @@ from lightning_saliency.isolation.rng import random_streams_kept
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Run ``module`` in eval mode with gradients; afterwards, also after an error, nothing shows.
+    """Put ``module`` in eval mode with gradients enabled; undo every side effect at the end.
 
-    Kept: the mode of every submodule; buffers, those that are added or filled as well; attributes
-    of user-written modules, and what is in tensors among them (one level into lists, dicts, tuples
-    and sets); ``.grad`` and ``requires_grad`` of parameters; the random streams of torch, CUDA,
-    MPS, numpy and python. Inside, compiled code runs eagerly, so that a graph shows its
-    activations, and a module's own ``log`` and ``log_dict`` are silent.
+    The following are restored, also after an error:
 
-    Works under ``no_grad`` and ``inference_mode``: tensors made inside are ordinary ones.
+    - the mode of every submodule;
+    - buffers, including those that were added or were ``None`` before;
+    - attributes of user-written modules, and the content of tensors among them (one level deep into
+      lists, dicts, tuples and sets);
+    - ``.grad`` and ``requires_grad`` of parameters;
+    - the random streams of torch, CUDA, MPS, numpy and python.
+
+    Inside the ``with`` block, compiled code runs eagerly, so that the graph shows its activations,
+    and the modules' own ``log`` and ``log_dict`` do nothing.
+
+    It may be entered under ``no_grad`` or ``inference_mode``: both are suspended inside, so that
+    tensors that are created there are ordinary ones.
     """
     with ExitStack() as stack:
+        # Exits run in reverse order: whatever is switched off below is back on, and `log` is no
+        # longer shadowed, by the time that attributes, buffers and parameters are restored.
         for keep in (_parameters_kept, _buffers_kept, _attributes_kept, _evaluating):
             stack.enter_context(keep(module))
         for guard in (random_streams_kept, _cudnn_search_off, _eager):
@@ -39,8 +68,10 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    # Flags, not `eval()`: a `train()` overridden to merge weights or freeze layers must not run.
-    # Frozen TorchScript has none: it was frozen in eval mode.
+    """Put every submodule in eval mode, then give each its own mode back."""
+    # Set the flags instead of calling `eval()`, which would run the module's own `train()`: some
+    # override it to merge weights or to freeze layers. Frozen TorchScript modules have no flag,
+    # because they were frozen in eval mode.
     modes = [(m, m.training) for m in module.modules() if hasattr(m, "training")]
     try:
         for m, _ in modes:
@@ -53,6 +84,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _parameters_kept(module: nn.Module) -> Iterator[None]:
+    """Restore ``requires_grad`` and ``.grad`` of every parameter."""
     found = [(p, p.requires_grad, p.grad) for p in module.parameters()]
     try:
         yield
@@ -66,8 +98,9 @@ def _parameters_kept(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Restore which buffers there are, and what is in them (the statistics of norms, counters)."""
     found = [(m._buffers, dict(m._buffers)) for m in module.modules()]
-    tensors = [h for buffers, _ in found for h in _held(buffers, buffers.items())]
+    tensors = [h for buffers, _ in found for h in _hold(buffers, buffers.items())]
     try:
         _make_ordinary(tensors)
         yield
@@ -80,7 +113,7 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A tensor that a module holds under ``key`` of ``holder``, and what was in it."""
+    """A tensor that a module refers to as ``holder[key]``, with a copy of its content."""
 
     holder: Any
     key: Any
@@ -89,7 +122,8 @@ class _Held:
     requires_grad: bool
 
 
-def _held(holder: Any, items: Iterable[tuple[Any, Any]]) -> list[_Held]:
+def _hold(holder: Any, items: Iterable[tuple[Any, Any]]) -> list[_Held]:
+    """Copy the tensors among ``items``, which are pairs of a key of ``holder`` and a value."""
     return [
         _Held(holder, key, tensor, tensor.detach().clone(), tensor.requires_grad)
         for key, tensor in items
@@ -98,7 +132,11 @@ def _held(holder: Any, items: Iterable[tuple[Any, Any]]) -> list[_Held]:
 
 
 def _make_ordinary(tensors: Iterable[_Held]) -> None:
-    # Made by a validation in inference mode; no graph could be built on it.
+    """Replace inference tensors by ordinary copies for the time being.
+
+    A validation in inference mode leaves such tensors behind, and autograd refuses to save them for
+    a backward pass. The originals return to their places when the holder is restored.
+    """
     for held in tensors:
         if held.tensor.is_inference() and not isinstance(held.holder, tuple):
             with torch.inference_mode(False):
@@ -106,12 +144,15 @@ def _make_ordinary(tensors: Iterable[_Held]) -> None:
 
 
 def _write_back(held: _Held) -> None:
-    # Only what changed: a write, even of the same numbers, would tell a graph that still needs
-    # the tensor for its backward pass that it is no longer valid.
+    """Restore the content of a tensor, in place."""
+    # Write only if something changed. Autograd counts writes: after one, even of the same numbers,
+    # a graph that saved the tensor would refuse to run its backward pass.
     tensor, value = held.tensor, held.value
     with torch.no_grad(), torch.inference_mode(tensor.is_inference()):
         if tensor.requires_grad and not held.requires_grad and not tensor._is_view():
-            tensor.detach_()  # the graph of an image that was added in place
+            # Something that depends on the images was added in place, so the tensor now refers to
+            # the graph of the computation. Views cannot be detached in place.
+            tensor.detach_()
         if tensor.shape != value.shape:
             tensor.resize_(value.shape)
         if not torch.equal(tensor, value):
@@ -120,8 +161,9 @@ def _write_back(held: _Held) -> None:
 
 @contextmanager
 def _attributes_kept(module: nn.Module) -> Iterator[None]:
-    # torch's own modules keep their state in parameters and buffers; what a forward pass leaves in
-    # attributes (a counter, a list of features) is found in modules that users write.
+    """Restore the attributes of modules that users write, one level deep."""
+    # torch's own modules keep their state in parameters and buffers. Only modules that users write
+    # leave something in attributes during a forward pass, such as a counter or a list of features.
     theirs = [m for m in module.modules() if not type(m).__module__.startswith("torch.")]
     found = [(m, dict(m.__dict__), _containers(m)) for m in theirs]
     tensors = _tensors_in_attributes(theirs, {id(buffer) for buffer in module.buffers()})
@@ -138,30 +180,40 @@ def _attributes_kept(module: nn.Module) -> Iterator[None]:
 
 
 def _tensors_in_attributes(modules: Iterable[nn.Module], known: set[int]) -> list[_Held]:
-    """The plain tensors that are attributes of ``modules``, or in a container that is one."""
+    """Copy the plain tensors that are attributes of ``modules``, or items of such a container.
+
+    Args:
+        modules: The modules to search.
+        known: The ids of tensors that are restored elsewhere; those that are found are added, so
+            that a tensor with two names is copied once.
+    """
     tensors = []
     for m in modules:
-        guarded = [value for name, value in m.__dict__.items() if name not in _GUARDED]
-        for holder in (m.__dict__, *(v for v in guarded if isinstance(v, dict | list | tuple))):
+        values = [value for name, value in m.__dict__.items() if name not in _GUARDED]
+        for holder in (m.__dict__, *(v for v in values if isinstance(v, dict | list | tuple))):
             items = holder.items() if isinstance(holder, dict) else enumerate(holder)
             fitting = [item for item in items if _can_be_kept(item[1]) and id(item[1]) not in known]
-            tensors += _held(holder, fitting)
+            tensors += _hold(holder, fitting)
             known |= {id(tensor) for _, tensor in fitting}
     return tensors
 
 
 def _can_be_kept(item: Any) -> bool:
-    # Exactly a tensor: parameters are guarded elsewhere, or trained, and so are their shards.
+    # Subclasses are excluded: parameters are restored elsewhere or belong to the optimizer, and so
+    # do the shards of distributed training.
     if type(item) is not Tensor or item.layout != torch.strided or item.is_nested or item.is_meta:
         return False
-    return 0 not in item.stride() or item.numel() < 2  # else several elements are one in memory
+    # Elements of an expanded tensor share memory, so that it cannot be written to.
+    return 0 not in item.stride() or item.numel() < 2
 
 
-# Names in a module's `__dict__` that are guarded elsewhere, or that sharded training swaps itself.
+# Names in a module's `__dict__` that are restored elsewhere, or that sharded training replaces by
+# itself while a forward pass runs.
 _GUARDED = frozenset({"_parameters", "_buffers"})
 
 
 def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
+    """Pair each container among the attributes of ``module`` with a shallow copy of it."""
     return [
         (value, value.copy())
         for name, value in module.__dict__.items()
@@ -170,7 +222,8 @@ def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
 
 
 def _restore_mapping(mapping: dict[Any, Any], content: dict[Any, Any]) -> None:
-    for key in set(mapping.keys()) - content.keys():  # a list of TorchScript's buffers
+    # `keys()` of TorchScript's buffers is a list, hence the `set`.
+    for key in set(mapping.keys()) - content.keys():
         del mapping[key]
     for key, value in content.items():
         if key not in mapping or mapping[key] is not value:
@@ -189,7 +242,8 @@ def _restore_container(container: Any, content: Any) -> None:
 
 @contextmanager
 def _silenced(module: nn.Module) -> Iterator[None]:
-    # A `forward` that calls `self.log` would overwrite the metric of the step that it stands in.
+    """Shadow ``log`` and ``log_dict`` of LightningModules by functions that do nothing."""
+    # A `forward` that calls `self.log` would otherwise overwrite the metric of the current step.
     loggers = [m for m in module.modules() if callable(getattr(type(m), "log_dict", None))]
     shadows = [(m, name) for m in loggers for name in ("log", "log_dict")]
     try:
@@ -207,7 +261,7 @@ def _log_nothing(*args: object, **kwargs: object) -> None:
 
 @contextmanager
 def _cudnn_search_off() -> Iterator[None]:
-    # The search for the fastest algorithm would run anew for the shape of the probe.
+    """Keep cuDNN from searching for the fastest algorithm, as it would for each new shape."""
     found = torch.backends.cudnn.benchmark
     try:
         torch.backends.cudnn.benchmark = False
@@ -218,7 +272,8 @@ def _cudnn_search_off() -> Iterator[None]:
 
 @contextmanager
 def _eager() -> Iterator[None]:
-    # Importing the compiler takes seconds; where nobody has, nothing is compiled.
+    """Run compiled code eagerly: a compiled graph is one node, which hides its activations."""
+    # Importing the compiler takes seconds. If nobody has imported it, nothing has been compiled.
     if "torch._dynamo" not in sys.modules:
         yield
         return

@@ -1,4 +1,4 @@
-"""Random streams, given back in the state in which they were found."""
+"""Random streams, which are given back in the state in which they were found."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from torch.utils.data import Subset
 
 @contextmanager
 def random_streams_kept(seed: int | None = None) -> Iterator[None]:
-    """Give torch, its devices, numpy and python their random states back; start from ``seed``.
+    """Restore the random states of torch, its devices, numpy and python at the end of the block.
 
     Args:
-        seed: Of the streams inside; ``None`` lets them go on. A GPU that was not used yet stays
-            so, and will start from what the run was seeded with.
+        seed: The seed of all these streams inside the block; ``None`` lets them continue from where
+            they are. A GPU that has not been used yet is not initialised, and will later start from
+            the seed that the run was given.
     """
     cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    # Asking for the state of a GPU that was never used would initialize it.
+    # Reading the state of a GPU that has not been used yet would initialise it.
     cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
@@ -41,7 +42,8 @@ def random_streams_kept(seed: int | None = None) -> Iterator[None]:
 
 
 def _seed(seed: int) -> None:
-    # Not `torch.manual_seed`: before CUDA is used, it would set the seed that CUDA starts from.
+    # Avoid `torch.manual_seed`: before CUDA is used, it also sets the seed that CUDA will start
+    # from, and there is no public way to restore the previous one.
     torch.default_generator.manual_seed(seed)
     if _cuda_in_use():
         torch.cuda.manual_seed_all(seed)
@@ -57,27 +59,28 @@ def _cuda_in_use() -> bool:
 
 @contextmanager
 def own_streams_kept(*owners: Any) -> Iterator[None]:
-    """Give random generators that a dataset owns their states back: numpy's, python's, torch's.
+    """Restore the random generators that a dataset owns, which global states do not include.
 
-    Found are those that are attributes of ``owners``, of what they are a ``Subset`` of, or of an
-    attribute of either, such as a transform, or each of several in a ``Compose``. What lies deeper
-    (in a list, a closure, a worker process) is not found.
+    Generators of numpy, python and torch are found if they are attributes of ``owners``, of the
+    dataset of which an owner is a ``Subset``, or of one of their attributes, such as a transform or
+    each transform in a ``Compose``. Generators that lie deeper (in a list, a closure, a worker
+    process) are not found.
 
     Args:
-        owners: Datasets, and whatever else is called to read of them.
+        owners: Datasets, and whatever else is called to read from them.
     """
     found = {id(value): value for part in _parts(owners) for value in _attributes(part)}
-    states = [_stream_of(value) for value in found.values()]
+    restorers = [_bind_restorer(value) for value in found.values()]
     try:
         yield
     finally:
-        for give_back in states:
-            if give_back is not None:
-                give_back()
+        for restore in restorers:
+            if restore is not None:
+                restore()
 
 
 def _parts(owners: Iterable[Any]) -> Iterator[Any]:
-    """Each of ``owners``, what it is a subset of, and the attributes of both."""
+    """Yield each owner, the dataset that it is a subset of, and the transforms of either."""
     for owner in owners:
         yield owner
         if isinstance(owner, Subset):
@@ -91,20 +94,22 @@ def _attributes(part: Any) -> list[Any]:
     return list(getattr(part, "__dict__", {}).values())
 
 
-def _stream_of(value: Any) -> Callable[[], object] | None:
-    """What sets a random generator to the state that it has now; ``None`` of all else."""
+def _bind_restorer(value: Any) -> Callable[[], object] | None:
+    """Return a function that resets a generator to its current state; ``None`` for other values."""
     if isinstance(value, np.random.Generator):
         return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
     if isinstance(value, np.random.RandomState):
         return partial(value.set_state, value.get_state())
     if isinstance(value, torch.Generator):
         return partial(value.set_state, value.get_state())
+    # A `SystemRandom` has no state to restore.
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         return partial(value.setstate, value.getstate())
     return None
 
 
 def _flattened(transform: Any) -> list[Any]:
+    """List the transforms in a ``Compose``, however deeply nested, or the transform itself."""
     inner = getattr(transform, "transforms", None)
     if isinstance(inner, list | tuple):
         return [leaf for t in inner for leaf in _flattened(t)]

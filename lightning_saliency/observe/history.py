@@ -123,7 +123,12 @@ class History:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], rule: str = "") -> History:
-        """The history that :meth:`state` described; for ``rule`` see :meth:`Snapshot.from_state`."""
+        """The history that :meth:`state` described.
+
+        Args:
+            state: What :meth:`state` returned.
+            rule: See :meth:`Snapshot.from_state`.
+        """
         return cls(
             last_step=state["last_step"],
             changed=state["changed"],

@@ -13,7 +13,7 @@ from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.check.measures import GoodRuns, quantities
 from lightning_saliency.functional.maps import MassReduce, exactly, mass, shrink, strongest_channel
 from lightning_saliency.functional.measures import moved_mass, profiles, share
-from lightning_saliency.functional.probabilities import probabilities, probabilities_of
+from lightning_saliency.functional.probabilities import gather_probabilities, probabilities
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Measured, Snapshot
 
@@ -84,7 +84,7 @@ class Meter:
         masks = {name: shard(mask).to(maps.device) for name, mask in self.probe.masks.items()}
         return Measured(
             classes=classes,
-            probabilities=probabilities_of(
+            probabilities=gather_probabilities(
                 explained.logits.float(), classes, multi_label=self.probe.multi_label
             ).detach(),
             maps=(small / peaks).half(),

@@ -12,7 +12,7 @@ from lightning_saliency.attribution.logits import Forward, find_device, find_log
 from lightning_saliency.attribution.passes import PassOptions
 from lightning_saliency.check.verdict import Growth, Occluded, Verdict
 from lightning_saliency.functional.measures import cell_mask
-from lightning_saliency.functional.probabilities import probabilities_of
+from lightning_saliency.functional.probabilities import gather_probabilities
 from lightning_saliency.isolation.module import undisturbed
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Measured
@@ -71,7 +71,7 @@ def probabilities_without(
     """
     images = shard(hidden(probe.images, place_of(growth, probe)))
     logits = _logits(model, torch.split(images, options.chunk_size or len(images)), options.forward)
-    return probabilities_of(logits, shard(classes), multi_label=probe.multi_label)
+    return gather_probabilities(logits, shard(classes), multi_label=probe.multi_label)
 
 
 def _logits(model: nn.Module, chunks: Sequence[Tensor], forward: Forward) -> Tensor:

@@ -1,1 +1,1 @@
-"""The images that are explained."""
+"""The images to explain: where they come from and how they are prepared."""

@@ -1,4 +1,4 @@
-"""The fixed images that are explained, validated once and the same in every run."""
+"""The fixed images to explain: validated once, the same in every run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lightning_saliency.probe.datasets import (
     choose_items,
     collate_items,
     describe_dataset,
-    images_and_labels,
+    find_images_and_labels,
 )
-from lightning_saliency.probe.photos import list_photos, mask_of, read_mask, read_photo
+from lightning_saliency.probe.photos import find_mask, list_photos, read_mask, read_photo
 from lightning_saliency.probe.transforms import (
+    find_normalisation,
     mask_to_tensor,
     normalisation,
-    normalisation_of,
     to_tensor,
 )
 from lightning_saliency.probe.validation import (
@@ -37,42 +37,43 @@ from lightning_saliency.probe.validation import (
     checked_names,
     checked_normalisation,
     checked_strings,
-    stacked,
+    stack_photos,
 )
 from lightning_saliency.storage.files import (
     MAX_JSON,
     MAX_TENSORS,
     UNREADABLE,
-    in_a_line,
     read_tensors,
+    summarise,
     tensor_bytes,
     write_whole,
 )
 
-SEED = 0  # of random transforms: the probe is the same in every run with the same data
+# Random transforms are seeded with this, so that the same data give the same probe in every run.
+SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeBatch:
-    """Images to explain again and again, with what is known of them.
+    """Images to explain again and again, with their labels, names and masks.
 
-    Frozen, and a copy of what it is given: whatever happens to the arguments later, the probe
-    stays.
+    The batch is frozen and holds copies, so later changes to the arguments do not affect it.
 
     Attributes:
         images: ``(N, C, H, W)``, floating point, as the model expects them.
-        labels: ``(N,)`` int64, the true classes; or float ``(N, num_classes)`` for images that
-            have several; or ``None``.
+        labels: ``(N,)`` int64, the true class of each image; float ``(N, num_classes)`` if an image
+            may have several; ``None`` if unknown.
         class_names: The name of each class, in order.
-        names: A unique name for each image; made of its number and label where not given.
-        masks: By name of a region (``"object"``), bool ``(N, H, W)``.
-        mean: Per channel, with ``std``: how the images were normalised, to show them as a person
-            knows them. Without it they are shown from their lowest to their highest value.
-        std: Per channel; see ``mean``.
+        names: A unique name for each image; by default its number and label.
+        masks: Bool ``(N, H, W)`` for each named region, such as ``"object"``.
+        mean: The mean of each channel that the images were normalised with. It is used, with
+            ``std``, to display them in their original colours; without it, each image is scaled
+            from its lowest to its highest value.
+        std: The standard deviation of each channel; see ``mean``.
 
     Raises:
-        TypeError: A wrong type or dtype.
-        ValueError: Shapes that do not agree, values out of range, names that are not unique.
+        TypeError: An argument has the wrong type or dtype.
+        ValueError: Shapes do not agree, values are out of range, or names are not unique.
 
     Example:
         >>> probe = ProbeBatch(torch.zeros(2, 1, 8, 8), torch.tensor([3, 0]))
@@ -105,10 +106,11 @@ class ProbeBatch:
             self._put("std", std)
 
     def _put(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the way to fill a frozen dataclass
+        # A frozen dataclass can only be filled in this way.
+        object.__setattr__(self, name, value)
 
     def _default_names(self) -> list[str]:
-        """What images are called by their number and label."""
+        """Build a name for each image from its number and its labels."""
         word = "" if self.class_names else "class "
         return [
             " · ".join([f"image {image}", *(word + self.class_name(c) for c in classes)])
@@ -133,17 +135,17 @@ class ProbeBatch:
         return digest.hexdigest()
 
     def image_name(self, image: int) -> str:
-        """What image number ``image`` is called."""
+        """The name of image number ``image``."""
         return (self.names or self._default_names())[image]
 
     def class_name(self, index: int) -> str:
-        """What to call class ``index``: its name where it has one, else its number."""
+        """The name of class ``index``, or its number if it has no name."""
         if self.class_names is not None and index < len(self.class_names):
             return self.class_names[index]
         return str(index)
 
     def true_classes(self, image: int) -> set[int]:
-        """The classes that image number ``image`` is labelled with."""
+        """The classes that image number ``image`` is labelled with; empty without labels."""
         if self.labels is None:
             return set()
         if self.multi_label:
@@ -151,18 +153,18 @@ class ProbeBatch:
         return {int(self.labels[image])}
 
     def all_true_classes(self) -> list[list[int]]:
-        """The classes of each image in order; empty lists without labels."""
+        """The sorted classes of each image; empty lists without labels."""
         return [sorted(self.true_classes(image)) for image in range(len(self))]
 
     def first_labels(self) -> Tensor | None:
-        """``(N,)``, the label of each image, the first of several; ``None`` if one has none."""
+        """The first label of each image, ``(N,)``; ``None`` if any image has no label."""
         if self.labels is None or not self.multi_label:
             return self.labels
         positive = self.labels > 0.5
         return positive.int().argmax(dim=1) if bool(positive.any(dim=1).all()) else None
 
     def displayed(self) -> Tensor:
-        """The images as a person knows them, ``(N, C, H, W)`` float32 in [0, 1]."""
+        """The images in their original colours, ``(N, C, H, W)`` float32 in [0, 1]."""
         images = self.images.float()
         if self.mean is not None and self.std is not None:
             shape = (1, -1, 1, 1)
@@ -177,7 +179,7 @@ class ProbeBatch:
     @classmethod
     def from_dataset(
         cls,
-        dataset: Dataset,  # type: ignore[type-arg]  # as LightningCLI reads it from a file
+        dataset: Dataset,  # type: ignore[type-arg]  # bare, so that LightningCLI can parse it
         *,
         per_class: int = 1,
         count: int | None = None,
@@ -185,23 +187,26 @@ class ProbeBatch:
         collate_fn: Callable[[list[Any]], Any] = default_collate,
         **known: Any,
     ) -> ProbeBatch:
-        """Take images of a map-style dataset of ``(image, label, …)`` items or dicts.
+        """Choose images from a map-style dataset.
+
+        Random transforms are drawn from a fixed seed. Afterwards the global random streams are as
+        they were, and so are those generators of the dataset that :func:`rng.own_streams_kept`
+        finds.
 
         Args:
-            dataset: Its ``targets`` or ``labels``, or 256 items spread evenly over it, tell the
-                classes. Random transforms are drawn from a fixed seed, and no random stream is
-                moved; of generators that a dataset owns, those that
-                :func:`rng.own_streams_kept` finds.
-            per_class: Images of each class, the first ones.
-            count: At most so many images in all, spread over the classes.
-            indices: The items to take, in place of the choice by class.
-            collate_fn: Makes a batch of items; that of the training's loader where it has its own.
-            **known: ``class_names``, ``names``, ``mean``, … as for the class itself; class names
-                and normalisation are otherwise looked for in the dataset and its transforms.
+            dataset: Its items are ``(image, label, …)`` or dicts. Their classes are read from its
+                ``targets`` or ``labels``, or else from 256 items spread evenly over it.
+            per_class: How many images of each class to take, from the start of the dataset.
+            count: The maximum number of images in total, spread over the classes.
+            indices: The items to take, instead of choosing by class.
+            collate_fn: Combines items into a batch. Pass the training loader's if it has its own.
+            **known: Arguments of :class:`ProbeBatch`, such as ``class_names`` or ``mean``. Class
+                names and normalisation that are not given are looked up in the dataset and its
+                transforms.
 
         Raises:
-            TypeError: The dataset is iterable only.
-            SaliencyError: Its items hold no image.
+            TypeError: The dataset can only be iterated.
+            SaliencyError: The dataset is empty, or its items hold no image.
         """
         with random_streams_kept(SEED), own_streams_kept(dataset, collate_fn):
             if indices is None:
@@ -210,28 +215,28 @@ class ProbeBatch:
 
     @classmethod
     def from_dataloader(cls, loader: DataLoader[Any], count: int = 8, **known: Any) -> ProbeBatch:
-        """Take ``count`` images of a loader's dataset, spread over its classes.
+        """Choose ``count`` images from a loader's dataset, spread over its classes.
 
-        The loader itself is never iterated: its dataset is read and its ``collate_fn`` used.
-        Arguments and errors are those of :meth:`from_dataset`.
+        The loader itself is never iterated; only its dataset and ``collate_fn`` are used. See
+        :meth:`from_dataset` for the other arguments and the errors.
         """
         known.setdefault("collate_fn", loader.collate_fn)
         return cls.from_dataset(loader.dataset, per_class=count, count=count, **known)
 
     @classmethod
     def from_batch(cls, batch: Any, dataset: Any = None, **known: Any) -> ProbeBatch:
-        """Take the images and labels of a collated batch: a tuple, a list or a dict.
+        """Take the images and labels from a collated batch: a tuple, a list or a dict.
 
         Args:
-            batch: Its first floating-point tensor of four dimensions is the images; the next
-                integer tensor ``(N,)``, or float tensor ``(N, num_classes)``, the labels.
-            dataset: Where class names and the normalisation are looked for.
-            **known: As for the class itself; what is given is not looked for.
+            batch: Its first four-dimensional floating-point tensor is taken as the images, and
+                the next integer tensor ``(N,)`` or float tensor ``(N, num_classes)`` as the labels.
+            dataset: Where to look up class names and normalisation that are not given.
+            **known: Arguments of :class:`ProbeBatch`.
 
         Raises:
-            SaliencyError: No images in the batch.
+            SaliencyError: The batch holds no images.
         """
-        images, labels = images_and_labels(batch)
+        images, labels = find_images_and_labels(batch)
         if dataset is not None:
             known = {**describe_dataset(dataset, images.shape[1]), **known}
         return cls(images, labels, **known)
@@ -250,37 +255,42 @@ class ProbeBatch:
         names: Sequence[str] | None = None,
         masks: Mapping[str, Sequence[str | Path]] | None = None,
     ) -> ProbeBatch:
-        """Read photos: JPEG, PNG and whatever else Pillow reads, upright, in RGB.
+        """Read photos from files: JPEG, PNG and other formats that Pillow reads.
+
+        Photos are turned upright and converted to RGB.
 
         Args:
-            paths: A file a photo.
-            size: Pixels a side of the square cut from the middle, or two, to resize and to crop to;
-                see :func:`photos.to_tensor`.
-            mean: Per channel, with ``std``; ``"imagenet"``; ``None`` leaves values in [0, 1].
+            paths: One file per photo.
+            size: The side in pixels of the square cut from the middle, or a pair: the side to
+                resize to and the side to crop to. See :func:`photos.to_tensor`.
+            mean: One value per channel, or ``"imagenet"``. ``None``, for ``std`` too, leaves
+                values in [0, 1].
             std: See ``mean``.
-            transform: In place of ``size``, ``mean`` and ``std``: what the model's weights come
-                with, for example ``ResNet18_Weights.DEFAULT.transforms()``.
-            labels: A class a photo.
-            class_names: The name of each class.
-            names: A unique name a photo; the file names without suffix where they are unique.
-            masks: By region, a file a photo, as large as the photo.
+            transform: Replaces ``size``, ``mean`` and ``std`` with the transform that the model's
+                weights come with, such as ``ResNet18_Weights.DEFAULT.transforms()``.
+            labels: One class per photo.
+            class_names: The name of each class, in order.
+            names: One unique name per photo; by default the file names without suffix, if these
+                are unique.
+            masks: For each named region, one mask file per photo, of the photo's size.
 
         Raises:
-            FileNotFoundError: A file that is not there.
-            ValueError: A file that is no readable image, or masks that do not fit.
+            TypeError: ``paths`` is a single path, or another argument has the wrong type.
+            FileNotFoundError: A file does not exist.
+            ValueError: A file is not a readable image, or a mask does not fit its photo.
         """
         if isinstance(paths, str | Path):
             raise TypeError(f"`paths` must be a list of files, got {paths!r}; pass [{paths!r}].")
         photos = [read_photo(path) for path in paths]
         if not photos:
             raise ValueError(
-                "`paths` must name a photo at least, got an empty list. Does the pattern match?"
+                "`paths` must name at least one photo, got an empty list. Does the pattern match?"
             )
         cut = partial(to_tensor, size=size, transform=transform, mean=mean, std=std)
-        known = normalisation(mean, std) if transform is None else normalisation_of(transform)
+        known = normalisation(mean, std) if transform is None else find_normalisation(transform)
         stems = [Path(path).stem for path in paths]
         return cls(
-            stacked([cut(photo) for photo in photos]),
+            stack_photos([cut(photo) for photo in photos]),
             None if labels is None else as_labels(labels),
             class_names=class_names,
             names=names or (stems if len(set(stems)) == len(stems) else None),
@@ -302,22 +312,23 @@ class ProbeBatch:
         std: str | Sequence[float] | None = "imagenet",
         transform: Callable[[Any], Any] | None = None,
     ) -> ProbeBatch:
-        """Read the photos under ``root``, one folder a class, named as the folders are.
+        """Read the photos under ``root``, which holds one folder per class.
 
         Args:
-            root: The folder of the classes' folders.
-            size: See :meth:`from_files`, also for ``mean``, ``std`` and ``transform``.
-            per_class: Photos of each class, the first by name; all by default.
-            masks: A folder of the same layout, with a mask of the same name for each photo, with
-                any suffix.
-            region: What the masks show.
+            root: The folder that holds the class folders. Their names become the class names.
+            size: See :meth:`from_files`.
+            per_class: How many photos of each class to read, the first by name; all by default.
+            masks: A folder with the same layout, which holds a mask for each photo under the same
+                name with any suffix.
+            region: The name of the region that the masks mark.
             mean: See :meth:`from_files`.
             std: See :meth:`from_files`.
             transform: See :meth:`from_files`.
 
         Raises:
-            FileNotFoundError: A photo without a mask.
-            ValueError: No classes, no photos, or one that cannot be read.
+            FileNotFoundError: A photo has no mask.
+            ValueError: There are no class folders, a class has no photos, or a photo cannot be
+                read.
         """
         paths, labels, class_names = list_photos(root)
         seen: Counter[int] = Counter()
@@ -326,7 +337,7 @@ class ProbeBatch:
             seen[label] += 1
             if per_class is None or seen[label] <= per_class:
                 chosen.append((path, label))
-        found = [mask_of(path, root, masks) for path, _ in chosen] if masks is not None else None
+        found = [find_mask(path, root, masks) for path, _ in chosen] if masks is not None else None
         return cls.from_files(
             [path for path, _ in chosen],
             size,
@@ -343,51 +354,52 @@ class ProbeBatch:
         """Write the probe to one safetensors file, whole or not at all.
 
         Raises:
-            ValueError: It is larger than :data:`files.MAX_TENSORS`, which is all that is read.
+            ValueError: The probe is larger than :data:`files.MAX_TENSORS`, the most that
+                :meth:`load` reads.
         """
         tensors = _tensors(self)
         size = sum(tensor.nbytes for tensor in tensors.values())
         if size > MAX_TENSORS - MAX_JSON:
             raise ValueError(
-                f"a probe of {size:,} bytes is larger than the {MAX_TENSORS:,} that `load` would "
-                "read. Take fewer images, or smaller ones."
+                f"a probe of {size:,} bytes is larger than the {MAX_TENSORS:,} bytes that `load` "
+                "reads. Take fewer images, or smaller ones."
             )
-        write_whole(Path(path), tensor_bytes({"probe": _told(self)}, tensors))
+        write_whole(Path(path), tensor_bytes({"probe": _metadata(self)}, tensors))
 
     @classmethod
     def load(cls, path: str | Path) -> ProbeBatch:
-        """Read what :meth:`save` wrote. Nothing in the file is executed.
+        """Read a probe that :meth:`save` wrote. Nothing in the file is executed.
 
         Raises:
-            FileNotFoundError: No such file.
-            ValueError: Not a probe, or a damaged one.
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, or is not a probe.
         """
         try:
-            told, tensors = read_tensors(Path(path))
-            return cls.from_state({"tensors": tensors, **told["probe"]})
+            metadata, tensors = read_tensors(Path(path))
+            return cls.from_state({"tensors": tensors, **metadata["probe"]})
         except UNREADABLE as error:
             if not Path(path).exists():
                 raise FileNotFoundError(
                     f"no probe at {path}. `ProbeBatch.save` writes one."
                 ) from error
-            why = in_a_line(error.__cause__ or error).rstrip(".")
+            why = summarise(error.__cause__ or error).rstrip(".")
             raise ValueError(
                 f"{path} is not a probe written by `ProbeBatch.save`, or it is damaged: {why}. "
-                "Save the probe anew."
+                "Save the probe again."
             ) from error
 
     def state(self) -> dict[str, Any]:
-        """Tensors and primitives only, for a checkpoint that is read with ``weights_only``."""
-        return {"tensors": _tensors(self), **_told(self)}
+        """The probe as tensors and primitives, for checkpoints loaded with ``weights_only``."""
+        return {"tensors": _tensors(self), **_metadata(self)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ProbeBatch:
-        """The probe that :meth:`state` described."""
+        """Rebuild a probe from its :meth:`state`."""
         tensors = dict(state["tensors"])
         images, labels = tensors.pop("images"), tensors.pop("labels", None)
         masks = {name.removeprefix("mask:"): mask.bool() for name, mask in tensors.items()}
-        told = {key: state[key] for key in _TOLD}
-        return cls(images, labels, masks=masks, **told)
+        metadata = {key: state[key] for key in _METADATA}
+        return cls(images, labels, masks=masks, **metadata)
 
 
 def _read_masks(
@@ -396,12 +408,13 @@ def _read_masks(
     size: int | tuple[int, int],
     transform: Callable[[Any], Any] | None,
 ) -> dict[str, Tensor]:
+    """Read the mask files of each region, resized and cropped like their photos."""
     regions = {}
     for region, paths in masks.items():
         if len(paths) != len(photos):
             raise ValueError(
-                f"`masks[{region!r}]` must name a file for each of {len(photos)} photos, in their "
-                f"order, got {len(paths)}."
+                f"`masks[{region!r}]` must name one file for each of {len(photos)} photos, in the "
+                f"same order, got {len(paths)}."
             )
         read = [read_mask(path, photo) for path, photo in zip(paths, photos, strict=True)]
         regions[region] = torch.stack([mask_to_tensor(m, size, transform=transform) for m in read])
@@ -415,9 +428,9 @@ def _tensors(probe: ProbeBatch) -> dict[str, Tensor]:
     return tensors | {f"mask:{name}": mask for name, mask in probe.masks.items()}
 
 
-_TOLD = ("class_names", "names", "mean", "std")
+_METADATA = ("class_names", "names", "mean", "std")
 
 
-def _told(probe: ProbeBatch) -> dict[str, list[Any] | None]:
-    values = {key: getattr(probe, key) for key in _TOLD}
+def _metadata(probe: ProbeBatch) -> dict[str, list[Any] | None]:
+    values = {key: getattr(probe, key) for key in _METADATA}
     return {key: None if value is None else list(value) for key, value in values.items()}

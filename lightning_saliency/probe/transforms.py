@@ -1,4 +1,4 @@
-"""The geometry and normalisation that a model expects of photos and masks."""
+"""Bring photos and masks to the size and normalisation that a model expects."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lightning_saliency.probe.photos import INSIDE
 
 Normalisation: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # mean, std
 
-# What torchvision's and timm's weights for ImageNet were trained with.
+# The normalisation that torchvision's and timm's ImageNet weights were trained with.
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-_RESIZE_OVER_CROP = 256 / 224  # the margin that ImageNet's models are validated with
-_LONGEST = 4  # times the shorter side: more of a panorama never reaches the square in its middle
-_SEED = 0  # of random transforms: a photo and its mask are cut alike
+_RESIZE_OVER_CROP = 256 / 224  # the margin that ImageNet models are validated with
+_LONGEST = 4  # times the shorter side; the rest of a panorama never reaches the central square
+_SEED = 0  # seeds random transforms, so that a photo and its mask are cropped alike
 
 
 def to_tensor(
@@ -33,23 +33,25 @@ def to_tensor(
     mean: str | Sequence[float] | None = "imagenet",
     std: str | Sequence[float] | None = "imagenet",
 ) -> Tensor:
-    """A photo as a model expects it.
+    """Turn a photo into a tensor as a model expects it.
 
     Args:
-        photo: Upright, as :func:`read_photo` gives it.
-        size: Pixels a side of the square cut from the middle, after the shorter side was brought
-            to 256/224 of it, as ImageNet's models are validated; or both: ``(232, 224)``.
-        transform: In place of all that: a callable from a photo to a tensor, such as
-            ``weights.transforms()``. What is random in it is drawn from a seed of its own.
-        mean: Per channel, with ``std``; ``"imagenet"``; ``None`` leaves values in [0, 1].
+        photo: Upright, as :func:`read_photo` returns it.
+        size: The side in pixels of the square cut from the middle. The shorter side is first
+            resized to 256/224 of it, as ImageNet models are validated. A pair such as
+            ``(232, 224)`` gives both the resized side and the crop.
+        transform: Replaces all other arguments: a function from a photo to a tensor, such as
+            ``weights.transforms()``. Random transforms are drawn from a fixed seed.
+        mean: One value per channel, or ``"imagenet"``. ``None``, for ``std`` too, leaves values in
+            [0, 1].
         std: See ``mean``.
 
     Returns:
-        ``(3, H, W)`` float32; of a ``transform``, what it gives.
+        ``(3, H, W)`` float32; or ``(C, H, W)``, the result of ``transform``.
 
     Raises:
-        TypeError: ``transform`` does not give such a tensor, or an argument of a wrong type.
-        ValueError: ``size``, or ``mean`` and ``std``, that do not fit.
+        TypeError: ``transform`` does not return such a tensor, or an argument has the wrong type.
+        ValueError: ``size``, ``mean`` or ``std`` is out of range.
 
     Example:
         >>> grey = Image.new("RGB", (40, 30), (51, 51, 51))
@@ -58,9 +60,9 @@ def to_tensor(
                 [0.2000, 0.2000]])
     """
     if transform is not None:
-        return _transformed(photo, transform)
+        return _apply_transform(photo, transform)
     known = normalisation(mean, std)
-    cut = _cut(photo.convert("RGB"), size)
+    cut = _resize_and_crop(photo.convert("RGB"), size)
     tensor = torch.from_numpy(np.asarray(cut, dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
     if known is None:
         return tensor
@@ -73,10 +75,14 @@ def mask_to_tensor(
     *,
     transform: Callable[[Any], Any] | None = None,
 ) -> Tensor:
-    """A mask in the geometry of :func:`to_tensor`: bool ``(H, W)``, by what most of a pixel is.
+    """Resize and crop a mask as :func:`to_tensor` does its photo.
 
-    Through a ``transform`` the mask goes as a white shape on black, and is inside where it comes
-    out nearer to a white photo than to a black one; padding is near neither, so outside.
+    A ``transform`` is given the mask as a white shape on black. A pixel is inside if it comes out
+    nearer to that of a white photo than to that of a black one. Padding is equally far from both,
+    so it is outside.
+
+    Returns:
+        Bool ``(H, W)``, true if most of the pixel is inside the mask.
 
     Example:
         >>> mask = Image.new("1", (40, 30))
@@ -86,9 +92,9 @@ def mask_to_tensor(
                 [False,  True]])
     """
     if transform is None:
-        return torch.from_numpy(np.asarray(_cut(mask.convert("L"), size)) > INSIDE)
+        return torch.from_numpy(np.asarray(_resize_and_crop(mask.convert("L"), size)) > INSIDE)
     shape, black, white = (
-        _transformed(picture, transform)
+        _apply_transform(picture, transform)
         for picture in (
             mask.convert("RGB"),
             Image.new("RGB", mask.size, "black"),
@@ -101,12 +107,15 @@ def mask_to_tensor(
 def normalisation(
     mean: str | Sequence[float] | None, std: str | Sequence[float] | None
 ) -> Normalisation | None:
-    """``mean`` and ``std`` per channel, by name or number; ``None`` where images are as they are.
+    """Resolve ``mean`` and ``std``, given by name or as numbers, to one value per channel.
+
+    Returns:
+        The mean and standard deviation, or ``None`` if images are not normalised.
 
     Raises:
-        TypeError: Not numbers.
-        ValueError: An unknown name, one without the other, not three of each, or of images in
-            [0, 255], which a photo is not by then.
+        TypeError: The values are not numbers.
+        ValueError: A name is unknown, one of the two is missing, there are not three finite values
+            of each, or they are for images in [0, 255].
 
     Example:
         >>> normalisation("imagenet", "imagenet")[0]
@@ -119,8 +128,8 @@ def normalisation(
         if isinstance(mean, str) and isinstance(std, str) and mean == std == "imagenet":
             return IMAGENET
         raise ValueError(
-            f"`mean` and `std` must both be 'imagenet', numbers or None, {got} Those of another "
-            "data set are in its training code; None leaves values in [0, 1]."
+            f"`mean` and `std` must both be 'imagenet', numbers or None, {got} For another "
+            "dataset, look in its training code; None leaves values in [0, 1]."
         )
     try:
         known = tuple(float(value) for value in mean), tuple(float(value) for value in std)
@@ -132,48 +141,53 @@ def normalisation(
     if min(known[1]) <= 0:
         raise ValueError(f"`std` must be above 0, {got}")
     if max(known[0]) > 1:
-        raise ValueError(f"`mean` must be that of images in [0, 1], {got} Divide both by 255.")
+        raise ValueError(f"`mean` must be for images in [0, 1], {got} Divide both by 255.")
     return known
 
 
-def normalisation_of(transform: Any, channels: int = 3) -> Normalisation | None:
-    """The mean and standard deviation that a transform, or one of its steps, normalises by.
+def find_normalisation(transform: Any, channels: int = 3) -> Normalisation | None:
+    """Find the mean and standard deviation that a transform, or one of its steps, normalises with.
 
-    In terms of pixels in [0, 1]. ``None`` if it does not normalise, does so twice, or has no such
-    attributes. One number stands for all ``channels``, unless the transform makes photos grey.
+    Args:
+        transform: Any object; only its attributes are read.
+        channels: How often to repeat a single number, unless the transform makes photos grey.
+
+    Returns:
+        The mean and standard deviation of each channel, for pixels in [0, 1]. ``None`` if the
+        transform does not normalise, does so more than once, or does not show how.
 
     Example:
         >>> from torchvision import transforms
         >>> steps = [transforms.ToTensor(), transforms.Normalize((0.5,), (0.25,))]
-        >>> normalisation_of(transforms.Compose(steps))
+        >>> find_normalisation(transforms.Compose(steps))
         ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     """
-    steps = list(_steps(transform))
-    pairs = [(_numbers(step, "mean"), _numbers(step, "std")) for step in steps]
+    steps = list(_iterate_steps(transform))
+    pairs = [(_read_numbers(step, "mean"), _read_numbers(step, "std")) for step in steps]
     found = [(mean, std) for mean, std in pairs if mean and std]
     if len(found) != 1:
         return None
     mean, std = found[0]
     if any(getattr(step, "num_output_channels", None) == 1 for step in steps):
         channels = 1
-    scale = 255 if max(mean) > 1 else 1  # where pixels are left in [0, 255]
+    scale = 255 if max(mean) > 1 else 1  # 255 if the transform leaves pixels in [0, 255]
     mean, std = (tuple(v / scale for v in values) for values in (mean, std))
     return mean * channels if len(mean) == 1 else mean, std * channels if len(std) == 1 else std
 
 
-def _steps(transform: Any) -> Iterator[Any]:
-    """What a transform is composed of, at any depth; itself if it is of one piece."""
-    of_steps = isinstance(transform, nn.Sequential)
-    inner = transform if of_steps else getattr(transform, "transforms", None)
+def _iterate_steps(transform: Any) -> Iterator[Any]:
+    """Yield the steps of a composed transform, at any depth; else the transform itself."""
+    sequential = isinstance(transform, nn.Sequential)
+    inner = transform if sequential else getattr(transform, "transforms", None)
     if isinstance(inner, list | tuple | nn.Sequential | nn.ModuleList):
         for step in inner:
-            yield from _steps(step)
+            yield from _iterate_steps(step)
     else:
         yield transform
 
 
-def _numbers(step: Any, name: str) -> tuple[float, ...] | None:
-    """An attribute that torchvision keeps as it was given: a list, an array, a tensor, a number."""
+def _read_numbers(step: Any, name: str) -> tuple[float, ...] | None:
+    """Read an attribute that torchvision stores as given: a list, array, tensor or number."""
     value = getattr(step, name, None)
     if not isinstance(value, list | tuple | np.ndarray | Tensor | float | int):
         return None
@@ -183,35 +197,37 @@ def _numbers(step: Any, name: str) -> tuple[float, ...] | None:
         return None
 
 
-def _cut(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
-    """Bring the shorter side to a little over ``size`` and cut the middle out."""
-    # Here, because torchvision takes a second to import and most probes are no files.
+def _resize_and_crop(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
+    """Resize the shorter side to a little over ``size`` and cut a square from the middle."""
+    # Torchvision takes a second to import, and most probes are not read from files.
     from torchvision.transforms import functional
 
-    resize, crop = _sides(size)
+    resize, crop = _parse_size(size)
     longest = _LONGEST * min(image.size)
-    if max(image.size) > longest:  # a strip would be as long as memory when resized
+    # A long, thin strip would fill the memory when its short side is enlarged.
+    if max(image.size) > longest:
         width, height = (min(side, longest) for side in image.size)
         image = functional.center_crop(image, [height, width])
     cut: Image.Image = functional.center_crop(functional.resize(image, [resize]), [crop, crop])
     return cut
 
 
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Pixels a side to resize to and to crop to."""
+def _parse_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """The sides in pixels to resize to and to crop to."""
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or not all(type(side) is int for side in sides):
-        raise TypeError(f"`size` must be an int, or two to resize and to crop to, got {size!r}.")
+        raise TypeError(f"`size` must be an int, or a pair (resize, crop), got {size!r}.")
     resize, crop = sides
     if not isinstance(size, tuple | list):
         resize = round(crop * _RESIZE_OVER_CROP)
     if not 1 <= crop <= resize:
-        raise ValueError(f"`size` must be at least 1, and the crop within the rest, got {size}.")
+        raise ValueError(f"`size` must be at least 1, with resize no less than crop, got {size}.")
     return resize, crop
 
 
-def _transformed(photo: Image.Image, transform: Callable[[Any], Any]) -> Tensor:
-    # `weights.transforms` is such a partial; called with a photo it tells nothing of the matter.
+def _apply_transform(photo: Image.Image, transform: Callable[[Any], Any]) -> Tensor:
+    # `weights.transforms`, without the call, is such a partial. It accepts a photo as if it were
+    # an option and raises no error that would help.
     uncalled = isinstance(transform, partial) and isinstance(transform.func, type)
     if uncalled or not callable(transform):
         raise TypeError(
@@ -219,11 +235,11 @@ def _transformed(photo: Image.Image, transform: Callable[[Any], Any]) -> Tensor:
             "weights it is `weights.transforms()`."
         )
     with random_streams_kept(_SEED):
-        made = transform(photo)
-    if not isinstance(made, Tensor) or made.ndim != 3 or not made.is_floating_point():
-        kind = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made)
+        image = transform(photo)
+    if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+        kind = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
         raise TypeError(
             f"`transform` must turn a photo into a floating-point tensor (C, H, W), got {kind}. "
             "`weights.transforms()` of torchvision does, and so does `transforms.ToTensor()`."
         )
-    return made.as_subclass(Tensor)
+    return image.as_subclass(Tensor)

@@ -1,1 +1,1 @@
-"""What a run keeps on disk; nothing here knows a model."""
+"""The files of a run on disk; nothing here knows a model."""

@@ -1,4 +1,4 @@
-"""What one observation saw, and its file."""
+"""One observation of a model, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ Numbers = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """The maps of a probe batch at one step, at picture resolution; N images, K classes each.
+    """The maps of a probe batch at one step, at display resolution, of N images and K classes each.
 
     Attributes:
-        step: Where the pictures stand on the loggers' step axis.
-        caption: The moment in words: ``"untrained"``, ``"epoch 3"``, ``"step 1200"``.
+        step: The position of the pictures on the loggers' step axis.
+        caption: The moment in words, such as ``"untrained"``, ``"epoch 3"`` or ``"step 1200"``.
         targets: ``(N, K)`` int64, the class of each map.
-        probabilities: ``(N, K)``, of the targets.
-        predicted: ``(N,)`` int64, the strongest class; ``None`` for a snapshot read from a
-            record, which does not hold it.
-        maps: By rule, ``(N, K, h, w)`` float16, signed and divided by its own peak: within
-            [-1, 1]. NaN where the map has values that are not finite.
-        peaks: By rule, ``(N, K)``, the largest magnitude of each map, in logits per input unit.
+        probabilities: ``(N, K)``, the probability of each target.
+        predicted: ``(N,)`` int64, the class with the largest logit; ``None`` for a snapshot read
+            from a record, which does not hold it.
+        maps: For each rule, ``(N, K, h, w)`` float16, signed. Each map is divided by its own peak,
+            so that it lies in [-1, 1]; it is all NaN if it had values that were not finite.
+        peaks: For each rule, ``(N, K)``, the largest magnitude of each map, in logits per input
+            unit.
     """
 
     step: int
@@ -53,11 +54,11 @@ class Snapshot:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """The rules of the maps, in the order in which they are shown."""
+        """The rules of the maps, in display order."""
         return tuple(self.maps)
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Snapshot:
-        """The same with ``change`` applied to each of its tensors."""
+        """A copy with ``change`` applied to each tensor."""
         return replace(
             self,
             targets=change(self.targets),
@@ -68,11 +69,11 @@ class Snapshot:
         )
 
     def cpu(self) -> Snapshot:
-        """The same in main memory."""
+        """A copy in main memory."""
         return self.map_tensors(lambda tensor: tensor.detach().cpu())
 
     def state(self) -> dict[str, Any]:
-        """Tensors and primitives only; the maps in 8 bits, as fine as the colours they become."""
+        """The snapshot as tensors and primitives, with maps in 8 bits, the depth of the colours."""
         maps = {r: (m.float() * 127).round().to(torch.int8) for r, m in self.maps.items()}
         names = ("step", "caption", "targets", "probabilities", "predicted")
         known = {name: getattr(self, name) for name in names}
@@ -80,32 +81,35 @@ class Snapshot:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], rule: str = "") -> Snapshot:
-        """The snapshot that :meth:`state` described.
+        """Rebuild a snapshot from its :meth:`state`.
 
         Args:
-            state: What :meth:`state` returned, in this version or in 0.1, which had one rule.
-            rule: Of the maps of a state of version 0.1, which does not name it.
+            state: The result of :meth:`state`, in this version or in 0.1, which had only one rule.
+            rule: The rule of the maps in a state of version 0.1, which does not name it.
         """
         stored = {"maps": state["maps"], "peaks": state["peaks"]}
         if isinstance(stored["maps"], Tensor):
             stored = {name: {rule: tensor} for name, tensor in stored.items()}
         maps = {}
-        for each, eighths in stored["maps"].items():
+        for each, in_8_bits in stored["maps"].items():
+            # 8-bit integers cannot hold NaN, but the peak of such a map is not finite either.
             broken = ~torch.isfinite(stored["peaks"][each])[..., None, None]
-            maps[each] = (eighths.float() / 127).masked_fill(broken, torch.nan).half()
+            maps[each] = (in_8_bits.float() / 127).masked_fill(broken, torch.nan).half()
         return cls(**{**state, "maps": maps, "peaks": dict(stored["peaks"])})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """Where the measured class of each image has its gradient; N images.
+    """Where the gradient of the measured class lies in each of N images.
 
     Attributes:
-        classes: ``(N,)`` int64, the class of each image that is measured: its label.
-        probabilities: ``(N,)`` float32, of that class.
-        maps: ``(N, h, w)`` float16, at picture resolution, divided by their peaks.
-        profiles: ``(N, 8, 8)`` float64, of the map at full resolution; NaN where it is all zero.
-        shares: By region, ``(N,)`` float64, likewise.
+        classes: ``(N,)`` int64, the measured class of each image, which is its label.
+        probabilities: ``(N,)`` float32, the probability of that class.
+        maps: ``(N, h, w)`` float16, the unsigned map of that class at display resolution, divided
+            by its peak.
+        profiles: ``(N, 8, 8)`` float64, the fraction of the map in each cell of a grid, measured at
+            full resolution; NaN if the map is all zero.
+        shares: For each region, ``(N,)`` float64, the fraction of the map inside it; likewise.
     """
 
     classes: Tensor
@@ -115,7 +119,7 @@ class Measured:
     shares: Mapping[str, Tensor] = field(default_factory=dict)
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Measured:
-        """The same with ``change`` applied to each of its tensors."""
+        """A copy with ``change`` applied to each tensor."""
         shares = {region: change(values) for region, values in self.shares.items()}
         return Measured(**{name: change(getattr(self, name)) for name in _MEASURED}, shares=shares)
 
@@ -130,14 +134,15 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """What one observation of a model saw.
+    """The result of observing a model once.
 
     Attributes:
-        snapshot: The maps that are shown.
-        epoch: The epoch that it ended or stood in, from 0; -1 before the first.
-        fingerprint: Of the probe.
-        measured: Where the label's gradient lies.
-        measures: The means of what was measured, by name, as they were logged.
+        snapshot: The maps to display.
+        epoch: The epoch, from 0, at whose end or during which the model was observed; -1 before
+            the first epoch.
+        fingerprint: The fingerprint of the probe; see :attr:`ProbeBatch.fingerprint`.
+        measured: Where the gradient of the labels lies.
+        measures: The mean of each measure, by name, as it was logged.
     """
 
     snapshot: Snapshot
@@ -148,7 +153,7 @@ class Observation:
 
     @property
     def step(self) -> int:
-        """Where the pictures stand on the loggers' step axis."""
+        """The position of the pictures on the loggers' step axis."""
         return self.snapshot.step
 
     @property
@@ -167,18 +172,18 @@ class _Header:
     fingerprint: str
     rule: str
     measures: Numbers
-    more_rules: tuple[str, ...] = ()  # shown after `rule`; absent from files of one rule
+    more_rules: tuple[str, ...] = ()  # displayed after `rule`; absent from files with one rule
 
 
-# Names of the tensors in a file. The maps of rules after the first are `maps.<rule>`.
+# The names of the tensors in a file. The maps of each rule after the first are `maps.<rule>`.
 _SHOWN = ("targets", "probabilities")
 _MEASURED = {
     "classes": "measured.classes",
-    "probabilities": "measured.probabilities",
+    "probabilities": "measured.chances",  # the name in version 0.1, whose files stay readable
     "maps": "measured.maps",
     "profiles": "measured.profiles",
 }
-SHARE = "share."  # then the name of the region
+SHARE = "share."  # followed by the name of the region
 
 _MAPS: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float16, ("N", "K", "h", "w"))
 _PEAKS: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float32, ("N", "K"))
@@ -186,7 +191,7 @@ _SHAPES: Shapes = {
     "targets": (torch.int64, ("N", "K")),
     "probabilities": (torch.float32, ("N", "K")),
     "measured.classes": (torch.int64, ("N",)),
-    "measured.probabilities": (torch.float32, ("N",)),
+    "measured.chances": (torch.float32, ("N",)),
     "measured.maps": (torch.float16, ("N", "h", "w")),
     "measured.profiles": (torch.float64, ("N", CELLS, CELLS)),
 }
@@ -194,7 +199,7 @@ _PER_IMAGE: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float64, ("N",))
 
 
 def encode_observation(observation: Observation) -> bytes:
-    """``observation`` as a safetensors file."""
+    """Encode ``observation`` as a safetensors file."""
     snapshot, measured = observation.snapshot, observation.measured
     rule, *more_rules = snapshot.rules
     header: dict[str, Any] = {
@@ -217,15 +222,15 @@ def encode_observation(observation: Observation) -> bytes:
 
 
 def read_observation(path: Path) -> Observation:
-    """What :func:`encode_observation` wrote to ``path``.
+    """Read an observation that :func:`encode_observation` encoded.
 
     Raises:
-        RecordError: The file is missing, damaged, or of another schema.
+        RecordError: The file is missing or damaged, or has another schema.
     """
-    told, tensors = read_tensors(path)
+    metadata, tensors = read_tensors(path)
     try:
-        check_schema(told)
-        header = decode(_Header, told)
+        check_schema(metadata)
+        header = decode(_Header, metadata)
         rules = _tensor_names((header.rule, *header.more_rules))
         _check_tensors(tensors, rules)
     except (*MISFITS, RuntimeError) as error:
@@ -247,12 +252,13 @@ def read_observation(path: Path) -> Observation:
 
 
 def _tensor_names(rules: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-    """By rule, the names of its maps and of its peaks in a file."""
+    """The names in a file of the maps and the peaks of each rule."""
     more = {rule: (f"maps.{rule}", f"peaks.{rule}") for rule in rules[1:]}
     return {rules[0]: ("maps", "peaks")} | more
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], rules: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse tensors that cannot be those of an observation."""
     regions = [name for name in tensors if name.startswith(SHARE)]
     shown = dict.fromkeys((maps for maps, _ in rules.values()), _MAPS)
     peaks = dict.fromkeys((peaks for _, peaks in rules.values()), _PEAKS)

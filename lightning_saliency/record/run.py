@@ -1,8 +1,8 @@
-"""What a run keeps on disk: one file per observation, and one about the run itself.
+"""The folder of a recorded run: one file per observation, and files about the run itself.
 
-A folder of a run holds ``run.json``, ``photos.safetensors`` with the probe as a person knows it,
-and ``observation-<step>.safetensors`` for each observation. None of them names another file, so
-none can lead out of the folder.
+The folder holds ``run.json``, ``photos.safetensors`` with thumbnails of the probe, and
+``observation-<step>.safetensors`` for each observation. No file names another file, so a damaged
+or forged one cannot lead out of the folder.
 """
 
 from __future__ import annotations
@@ -40,24 +40,25 @@ _OBSERVATIONS = "observation-*.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What is known of a run as a whole.
+    """Facts about a run as a whole.
 
     Attributes:
-        name: Of the callback.
-        fingerprint: Of the probe; see :attr:`ProbeBatch.fingerprint`.
+        name: The name of the callback.
+        fingerprint: The fingerprint of the probe; see :attr:`ProbeBatch.fingerprint`.
         images: The name of each image.
         labels: The true classes of each image; ``None`` if they are not known.
         class_names: The name of each class; ``None`` if they have none.
-        areas: By region, the fraction of the images that it covers.
-        rule: Of the gradient that is measured.
-        reduce: How its channels are reduced.
+        areas: For each region, the fraction of the images that it covers.
+        rule: The rule of the gradient that is measured.
+        reduce: How the channels of that gradient are reduced to one.
         settings: How the run was observed.
-        versions: Of the packages.
-        commit: Of the repository that the run was started in, with ``-dirty`` if it had changes.
-        seed: What ``seed_everything`` was given.
-        started: When, in ISO 8601.
-        metrics: What the run logged last, except for what this package logs.
-        finished: Whether training ended by itself.
+        versions: The version of each package.
+        commit: The commit of the repository that the run was started in, with ``-dirty`` if there
+            were uncommitted changes.
+        seed: The argument of ``seed_everything``.
+        started: When the run started, in ISO 8601.
+        metrics: The last values that the run logged, without those of this package.
+        finished: Whether training ended without an error or interruption.
     """
 
     name: str
@@ -81,45 +82,45 @@ class RunInfo:
             raise ValueError("it does not have one label entry per image")
 
     def class_name(self, index: int) -> str:
-        """What to call class ``index``: its name where it has one, else its number."""
+        """The name of class ``index``, or its number if it has no name."""
         if self.class_names is not None and index < len(self.class_names):
             return self.class_names[index]
         return str(index)
 
 
 def encode_run(info: RunInfo) -> bytes:
-    """``info`` as a JSON file."""
+    """Encode ``info`` as a JSON file."""
     return json_bytes({"schema": SCHEMA, **asdict(info)})
 
 
 def read_info(path: Path) -> RunInfo:
-    """What :func:`encode_run` wrote to ``path``.
+    """Read the facts that :func:`encode_run` encoded.
 
     Raises:
-        RecordError: The file is missing, damaged, or of another schema.
+        RecordError: The file is missing or damaged, or has another schema.
     """
-    told = read_json(path)
+    data = read_json(path)
     try:
-        check_schema(told)
-        return decode(RunInfo, told)
+        check_schema(data)
+        return decode(RunInfo, data)
     except MISFITS as error:
         raise damaged(path, error) from error
 
 
 def encode_thumbnails(photos: Tensor) -> bytes:
-    """The images of a probe ``(N, h, w, 3)`` uint8, as a person knows them."""
+    """Encode thumbnails of a probe, ``(N, h, w, 3)`` uint8, as a safetensors file."""
     return tensor_bytes({"schema": SCHEMA}, {"photos": photos})
 
 
 def read_thumbnails(path: Path) -> Tensor:
-    """What :func:`encode_thumbnails` wrote to ``path``.
+    """Read the thumbnails, ``(N, h, w, 3)`` uint8, that :func:`encode_thumbnails` encoded.
 
     Raises:
-        RecordError: The file is missing, damaged, or of another schema.
+        RecordError: The file is missing or damaged, or has another schema.
     """
-    told, tensors = read_tensors(path)
+    metadata, tensors = read_tensors(path)
     try:
-        check_schema(told)
+        check_schema(metadata)
         check_shapes(tensors, {"photos": (torch.uint8, ("N", "h", "w", 3))})
     except MISFITS as error:
         raise damaged(path, error) from error
@@ -128,55 +129,61 @@ def read_thumbnails(path: Path) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A folder that a run was recorded in."""
+    """A recorded run and the folder that holds it."""
 
     folder: Path
     info: RunInfo
 
     def steps(self) -> list[int]:
-        """The steps of its observations, in order."""
-        return [step_of(path) for path in observation_files(self.folder)]
+        """List the steps of the observations, in order."""
+        return [read_step(path) for path in observation_files(self.folder)]
 
     def observation(self, step: int) -> Observation:
-        """The observation at ``step``.
+        """Read the observation at ``step``.
 
         Raises:
-            RecordError: There is none, it is damaged, or it is of another probe.
+            RecordError: There is no such observation, it is damaged, or it is of another probe.
         """
         path = self.folder / OBSERVATION_FILE.format(step)
         observation = read_observation(path)
         if len(observation.snapshot.targets) != len(self.info.images):
-            raise damaged(path, "it has another number of images than the run")
+            raise damaged(path, "its number of images differs from that of the run")
         if set(observation.measured.shares) != set(self.info.areas):
-            raise damaged(path, "it has other regions than the run")
+            raise damaged(path, "its regions differ from those of the run")
         if observation.step != step or observation.fingerprint != self.info.fingerprint:
             raise damaged(path, "it belongs to another run or step")
         return observation
 
     def last(self) -> Observation:
-        """The last observation, which is the one that counts.
+        """Read the last observation, which represents the run in comparisons.
 
         Raises:
-            RecordError: There is none, or it is damaged.
+            RecordError: There are no observations, or the last one is damaged.
         """
         steps = self.steps()
         if not steps:
-            raise RecordError(f"{self.folder} holds no observation yet")
+            raise RecordError(f"{self.folder} holds no observations yet")
         return self.observation(steps[-1])
 
     def photos(self) -> Tensor:
-        """The images of the probe, ``(N, h, w, 3)`` uint8."""
+        """Read the thumbnails of the probe, ``(N, h, w, 3)`` uint8.
+
+        Raises:
+            RecordError: The file is missing, damaged, or of another probe.
+        """
         photos = read_thumbnails(self.folder / PHOTOS_FILE)
         if len(photos) != len(self.info.images):
-            raise damaged(self.folder / PHOTOS_FILE, "it has another number of images than the run")
+            raise damaged(
+                self.folder / PHOTOS_FILE, "its number of images differs from that of the run"
+            )
         return photos
 
 
 def open_run(path: str | Path) -> Run:
-    """The run in a log folder, or in the folder of the callback within it.
+    """Open the run in a log folder, or in the callback's own folder within it.
 
     Raises:
-        RecordError: There is none, or several, or its ``run.json`` is damaged.
+        RecordError: There is no run, there are several, or its ``run.json`` is damaged.
     """
     path = Path(path)
     if not path.is_dir():
@@ -196,11 +203,11 @@ def open_run(path: str | Path) -> Run:
 
 
 def observation_files(folder: Path) -> list[Path]:
-    """The files of the observations in a folder, in the order of their steps."""
-    return sorted((p for p in folder.glob(_OBSERVATIONS) if step_of(p) >= 0), key=step_of)
+    """List the observation files in a folder, in the order of their steps."""
+    return sorted((p for p in folder.glob(_OBSERVATIONS) if read_step(p) >= 0), key=read_step)
 
 
-def step_of(path: Path) -> int:
-    """The step in the name of an observation's file; -1 for any other file."""
+def read_step(path: Path) -> int:
+    """Read the step from the name of an observation file; -1 for any other file."""
     digits = path.stem.removeprefix("observation-")
     return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) <= 16 else -1

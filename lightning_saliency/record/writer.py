@@ -1,4 +1,4 @@
-"""Writing the folder of a run, so that it is right whenever the process is killed."""
+"""Write the folder of a run, so that it is valid even if the process is killed at any time."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from lightning_saliency.record.run import (
     encode_thumbnails,
     observation_files,
     read_info,
-    step_of,
+    read_step,
 )
 from lightning_saliency.storage.files import MAX_TENSORS, write_whole
 
-SET_ASIDE = "set_aside"  # the folder of observations of branches that were given up
+SET_ASIDE = "set_aside"  # the folder for observations of abandoned branches of training
 
 
 class RunWriter:
-    """Writes the folder of a run.
+    """Writes the observations of a run, and facts about it, to the folder of the run.
 
     Args:
-        folder: Of the run and the callback.
-        keep: Observations that stay, at most; the first and the last always do. ``None`` for all.
+        folder: The folder of the run and the callback.
+        keep: The maximum number of observations to keep; the first and the last always stay.
+            ``None`` keeps all.
     """
 
     def __init__(self, folder: Path, keep: int | None = None) -> None:
@@ -40,45 +41,60 @@ class RunWriter:
         self._info: RunInfo | None = None
 
     def begin(self, info: RunInfo, photos: Tensor, *, after: int) -> None:
-        """Write what is known of the run, and clear what is not of it.
+        """Start the record of a run, and clear away files that do not belong to it.
 
         Args:
-            info: What is known by now.
-            photos: ``(N, h, w, 3)`` uint8.
-            after: The step of the last observation that is of this run's past, -1 for none: later
-                ones, of a branch that was given up, are set aside.
+            info: The facts that are known so far.
+            photos: Thumbnails of the probe, ``(N, h, w, 3)`` uint8.
+            after: The step of the last observation that this run continues from; -1 if there is
+                none. Later observations belong to an abandoned branch and are set aside.
         """
-        for part in self.folder.glob(".*.part"):  # of a process that was killed as it wrote
+        # A process that was killed while writing leaves such a partial file behind.
+        for part in self.folder.glob(".*.part"):
             part.unlink(missing_ok=True)
-        self._set_aside([p for p in observation_files(self.folder) if step_of(p) > after])
+        self._set_aside([p for p in observation_files(self.folder) if read_step(p) > after])
         write_whole(self.folder / PHOTOS_FILE, encode_thumbnails(photos))
         self._write(info)
 
     def join(self, info: RunInfo, photos: Tensor) -> bool:
-        """Go on in the folder of a run that is over; begin it where there was none.
+        """Continue the record of a run that has ended, or begin one if the folder has none.
+
+        Args:
+            info: The facts about the run that wants to add observations.
+            photos: Thumbnails of the probe, ``(N, h, w, 3)`` uint8.
 
         Returns:
-            Whether the run there is of the same probe, measured alike, so that it can go on.
+            Whether observations can be added: the recorded run has the same probe and measures it
+            in the same way.
+
+        Raises:
+            RecordError: The ``run.json`` in the folder is damaged.
         """
         if not (self.folder / RUN_FILE).exists():
             self.begin(replace(info, finished=True), photos, after=-1)
             return True
-        there = read_info(self.folder / RUN_FILE)
-        measured = [(i.fingerprint, i.rule, i.reduce) for i in (there, info)]
+        recorded = read_info(self.folder / RUN_FILE)
+        measured = [(i.fingerprint, i.rule, i.reduce) for i in (recorded, info)]
         return measured[0] == measured[1]
 
     def last_step(self) -> int:
-        """The step of the last observation, -1 where there is none."""
-        return max(map(step_of, observation_files(self.folder)), default=-1)
+        """The step of the last observation; -1 if there is none."""
+        return max(map(read_step, observation_files(self.folder)), default=-1)
 
     def add(self, observation: Observation) -> None:
-        """Write an observation; thin out the earlier ones where there are too many."""
+        """Write an observation, and thin out earlier ones if there are too many.
+
+        Raises:
+            RecordError: The observation is larger than :data:`files.MAX_TENSORS`, the most that is
+                read back.
+            OSError: The file cannot be written.
+        """
         name, data = OBSERVATION_FILE.format(observation.step), encode_observation(observation)
         if len(data) > MAX_TENSORS:
             raise RecordError(
-                f"an observation of {len(data):,} bytes is more than the {MAX_TENSORS:,} that are "
-                "read back. Explain fewer images or `targets`, at a smaller `tile_size`, or pass "
-                "`record=False`"
+                f"an observation of {len(data):,} bytes is larger than the {MAX_TENSORS:,} bytes "
+                "that can be read back. Explain fewer images or `targets`, use a smaller "
+                "`tile_size`, or pass `record=False`"
             )
         write_whole(self.folder / name, data)
         if self._keep is not None:
@@ -86,7 +102,7 @@ class RunWriter:
                 path.unlink(missing_ok=True)
 
     def end(self, metrics: Numbers, *, finished: bool) -> None:
-        """Write down how the run ended."""
+        """Record how the run ended; metrics that are not finite are left out."""
         if self._info is not None:
             known = {name: value for name, value in metrics.items() if math.isfinite(value)}
             self._write(replace(self._info, metrics=known, finished=finished))
@@ -106,11 +122,11 @@ class RunWriter:
 
 
 def _superfluous(paths: Sequence[Path], keep: int) -> list[Path]:
-    """The files to drop, so that ``keep`` stay as evenly spread as can be."""
+    """The files to delete, so that ``keep`` files, spread as evenly as possible, remain."""
     left = list(paths)
     while len(left) > max(keep, 2):
-        steps = [step_of(path) for path in left]
-        # The one between the two neighbours that are closest together.
+        steps = [read_step(path) for path in left]
+        # Drop the file whose two neighbours are closest together.
         closest = min(range(1, len(left) - 1), key=lambda i: steps[i + 1] - steps[i - 1])
         del left[closest]
     return [path for path in paths if path not in left]

@@ -1,1 +1,1 @@
-"""Files written whole and read without trust."""
+"""Write files whole, and read files without trusting them."""

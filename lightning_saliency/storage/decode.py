@@ -1,8 +1,8 @@
-"""Values from files that anybody may have written: each of the type and range it must have.
+"""Check the types and ranges of values from files, which anybody may have written.
 
-:func:`decode` builds a dataclass from JSON by its type hints, so a new field of a file is one line
-in its dataclass. The ``check_…`` functions do the same for tensors. All raise one of
-:data:`MISFITS`, which a reader turns into one error that names the file.
+:func:`decode` builds a dataclass from JSON, guided by its type hints, so that a new field of a file
+is one line in its dataclass. The ``check_…`` functions check tensors. All of them raise one of
+:data:`MISFITS`, which the caller turns into an error that names the file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from torch import Tensor
 from lightning_saliency.functional.arguments import is_integer
 from lightning_saliency.functional.text import shorten
 
-SCHEMA = 1  # of all files; raised when a reader of the old ones would misread the new
+# The schema of all files. It is raised when older versions would misread newer files.
+SCHEMA = 1
 MISFITS = (KeyError, TypeError, ValueError, RecursionError)
 
-_LARGEST = 2**53  # above it, JSON readers that use floats no longer tell integers apart
+_LARGEST = 2**53  # JSON readers that use floats cannot tell integers above this apart
 
 T = TypeVar("T")
 Shapes = Mapping[str, tuple[torch.dtype, tuple[str | int, ...]]]
@@ -31,20 +32,30 @@ Shapes = Mapping[str, tuple[torch.dtype, tuple[str | int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class AtLeast:
-    """In ``Annotated[int, AtLeast(-1)]``: the smallest value of an integer, 0 where not given."""
+    """The smallest value of an integer field, as in ``Annotated[int, AtLeast(-1)]``.
+
+    The smallest value of a plain ``int`` is 0.
+    """
 
     least: int
 
 
-def decode(kind: type[T], told: Any, name: str = "it") -> T:
-    """Build a dataclass from a JSON object, every field checked against its type hint.
+def decode(kind: type[T], data: Any, name: str = "it") -> T:
+    """Build a dataclass from a JSON object, with every value checked against its type hint.
 
-    Understood are str, bool, int, float, ``None``, ``tuple[X, ...]``, ``Mapping[str, X]``,
-    dataclasses of these, and ``Any``. A field with a default may be missing; keys that the class
-    does not have are ignored, so that files of later versions stay readable.
+    The hints may be ``str``, ``bool``, ``int``, ``float``, ``X | None``, ``tuple[X, ...]``,
+    ``Mapping[str, X]``, dataclasses of these, and ``Any``. Keys that are not fields of the class
+    are ignored, so that files of later versions stay readable.
+
+    Args:
+        kind: The dataclass to build.
+        data: The parsed JSON. Fields with a default may be missing.
+        name: What to call ``data`` in an error.
 
     Raises:
-        TypeError, ValueError: A value is missing or of another type; the message names it.
+        TypeError: A value has the wrong type; the message names its field.
+        ValueError: A number is out of range, or a field is missing; the message names it.
+        RecursionError: Dataclasses are nested too deeply.
 
     Example:
         >>> @dataclass
@@ -57,12 +68,12 @@ def decode(kind: type[T], told: Any, name: str = "it") -> T:
         Traceback (most recent call last):
         ValueError: `x` must be an integer of at least 0, got -0.5
     """
-    found = _instance(told, name, dict)
+    data = _instance(data, name, dict)
     hints = _hints(cast(Any, kind))
     values = {}
     for field in fields(cast(Any, kind)):
-        if field.name in found:
-            values[field.name] = _value(hints[field.name], found[field.name], field.name)
+        if field.name in data:
+            values[field.name] = _value(hints[field.name], data[field.name], field.name)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"`{field.name}` is missing")
     return kind(**values)
@@ -74,6 +85,7 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
+    """Check ``value`` against ``hint``, and convert JSON's lists and objects."""
     arguments = get_args(hint)
     match get_origin(hint):
         case None:
@@ -124,30 +136,53 @@ def _shown(value: Any) -> str:
     return shorten(repr(value), 40)
 
 
-def check_schema(told: Mapping[str, Any]) -> None:
-    """Refuse a file of another schema."""
-    if told.get("schema") != SCHEMA:
+def check_schema(metadata: Mapping[str, Any]) -> None:
+    """Refuse a file of another schema.
+
+    Raises:
+        ValueError: The schema is missing or is not :data:`SCHEMA`.
+    """
+    if metadata.get("schema") != SCHEMA:
         raise ValueError(
-            f"it has schema {_shown(told.get('schema'))}, and this version reads {SCHEMA}; "
+            f"it has schema {_shown(metadata.get('schema'))}, and this version reads {SCHEMA}; "
             "install the version of lightning-saliency that wrote it"
         )
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Shapes) -> None:
-    """Refuse tensors of other types and shapes than expected; equal letters are equal sizes."""
+    """Refuse tensors whose types or shapes are not as expected.
+
+    Args:
+        tensors: The tensors of a file by name.
+        expected: The dtype and shape of each tensor that must be there. A letter in a shape stands
+            for any size above 0, and the same letter stands for the same size everywhere.
+
+    Raises:
+        KeyError: A tensor is missing.
+        ValueError: A tensor has another dtype or shape.
+    """
     sizes: dict[str, int] = {}
     for name, (dtype, shape) in expected.items():
         tensor = tensors[name]
         if tensor.dtype != dtype or tensor.ndim != len(shape):
-            raise ValueError(f"`{name}` is {tensor.dtype} {tuple(tensor.shape)}")
+            raise ValueError(
+                f"`{name}` is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} with {len(shape)} "
+                "dimension(s)"
+            )
         for letter, size in zip(shape, tensor.shape, strict=True):
             wanted = letter if isinstance(letter, int) else sizes.setdefault(letter, size)
             if size != wanted or size == 0:
-                raise ValueError(f"`{name}` has the shape {tuple(tensor.shape)}")
+                raise ValueError(
+                    f"`{name}` has the shape {tuple(tensor.shape)}, which does not fit"
+                )
 
 
 def check_parts(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    """Refuse what is no part of a whole: in [0, 1], or NaN for what could not be measured."""
+    """Refuse fractions outside [0, 1]; NaN, for what could not be measured, is allowed.
+
+    Raises:
+        ValueError: A tensor has such values; the message names it.
+    """
     for name in names:
         tensor = tensors[name]
         if not bool(((tensor >= 0) & (tensor <= 1 + 1e-9) | tensor.isnan()).all()):
@@ -155,7 +190,11 @@ def check_parts(tensors: Mapping[str, Tensor], names: Iterable[str]) -> None:
 
 
 def check_wholes(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuse profiles whose parts are no whole: of sum 1, or all NaN."""
+    """Refuse profiles that do not sum to 1, unless all their values are NaN.
+
+    Raises:
+        ValueError: A profile has another sum.
+    """
     profiles = tensors[name].flatten(-2)
     whole = (profiles.sum(dim=-1) - 1).abs() < 1e-6
     if not bool((whole | profiles.isnan().all(dim=-1)).all()):

@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and are read without trust in what they hold.
+"""Write files whole or not at all, and read files without trusting their contents.
 
-Names that come from data cannot leave their folder; nothing that is read is executed, and nothing
-is read without a limit.
+File names made from data cannot lead out of their folder. Nothing that is read is executed, and
+every read has a size limit.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from torch import Tensor
 
 from lightning_saliency.errors import RecordError
 
-MAX_JSON = 2_000_000  # bytes: a thousand classes and images take a fifth of that
-MAX_TENSORS = 500_000_000  # bytes: a thousand images of ten classes take two fifths of that
-_LONGEST = 120  # bytes of a name that comes from data; file systems allow 255, with suffixes
+MAX_JSON = 2_000_000  # bytes; a thousand classes and images take a fifth of this
+MAX_TENSORS = 500_000_000  # bytes; a thousand images of ten classes take two fifths of this
+_LONGEST = 120  # bytes of a name made from data; file systems allow 255, suffixes included
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``, which until the last moment stays as it was.
+    """Write ``data`` to ``path`` in one step, creating its folder if necessary.
+
+    Until the new file is complete, an old file at ``path`` stays as it is.
 
     Raises:
-        OSError: The folder cannot be written to, or the disk is full; nothing is left behind.
+        OSError: The folder cannot be written to, or the disk is full. No partial file remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
@@ -46,9 +48,16 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def safe_name(name: str, *, ascii_only: bool = False) -> str:
-    """A file name for ``name``: one path component, changed as little as may be.
+    """Turn ``name`` into a file name: one path component, changed as little as possible.
 
-    A name that has to be changed gets a digest, which tells it apart from others.
+    A name that must be changed gets a digest, so that different names stay different.
+
+    Args:
+        name: Any text, such as the name of an image or a class.
+        ascii_only: Replace letters outside ASCII too.
+
+    Returns:
+        At most 127 bytes of UTF-8.
 
     Example:
         >>> safe_name("image 3 · class 3")
@@ -57,43 +66,49 @@ def safe_name(name: str, *, ascii_only: bool = False) -> str:
         'etc_passwd-3754d6'
     """
     unsafe = r"[^A-Za-z0-9_ -]+" if ascii_only else r"[^\w ·-]+"
-    plain = _cut(re.sub(unsafe, "_", name).strip("_ "))
+    plain = re.sub(unsafe, "_", name).strip("_ ")
+    # File systems count bytes, and the cut may leave part of a letter, which is dropped.
+    plain = plain.encode()[:_LONGEST].decode(errors="ignore")
     if plain == name:
         return name
-    return f"{plain or 'image'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    # A folder name that is not valid UTF-8 holds lone surrogates, which plain UTF-8 cannot encode.
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{plain or 'image'}-{digest[:6]}"
 
 
-def json_bytes(told: Mapping[str, Any]) -> bytes:
-    """``told`` as a JSON file that a person can read."""
-    # A file name that is no UTF-8 has halves of characters in it; they are written as JSON escapes.
-    return json.dumps(told, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
+def json_bytes(data: Mapping[str, Any]) -> bytes:
+    """Encode ``data`` as an indented JSON file."""
+    # A file name that is not valid UTF-8 holds lone surrogates. They are written as JSON escapes.
+    return json.dumps(data, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def tensor_bytes(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """``tensors`` as a safetensors file that tells ``about`` of itself."""
+    """Encode ``tensors`` as a safetensors file with the metadata ``about``."""
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     data: bytes = safetensors.torch.save(own, {"about": json.dumps(about)})
     return data
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read a JSON file that holds an object.
 
     Raises:
-        RecordError: It is missing, larger than :data:`MAX_JSON`, or no JSON object.
+        RecordError: The file is missing, is larger than :data:`MAX_JSON`, or does not hold a JSON
+            object.
     """
     _check_file(path, MAX_JSON)
     try:
-        return _object(path.read_bytes())
+        return _parse_object(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a safetensors file tells of itself, under ``"about"``, and its tensors.
+    """Read the metadata and the tensors of a safetensors file of :func:`tensor_bytes`.
 
     Raises:
-        RecordError: It is missing, damaged, larger than :data:`MAX_TENSORS`, or tells nothing.
+        RecordError: The file is missing, damaged, larger than :data:`MAX_TENSORS`, or has no
+            metadata.
     """
     _check_file(path, MAX_TENSORS)
     try:
@@ -102,18 +117,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if header > MAX_JSON:
             raise ValueError(f"its header claims {header} bytes")
         with safetensors.safe_open(path, "pt") as opened:
-            told = (opened.metadata() or {}).get("about")
-            if told is None:
-                raise ValueError("it does not say what it is")
-            about = _object(told.encode())
-            # Copies: a file that is mapped and then overwritten would end the process.
+            text = (opened.metadata() or {}).get("about")
+            if text is None:
+                raise ValueError("it has no metadata")
+            about = _parse_object(text.encode())
+            # The tensors are copied because overwriting a mapped file would kill the process.
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except UNREADABLE as error:
         raise damaged(path, error) from error
     return about, tensors
 
 
-# What a reader of damaged files raises, which is anything but memory or time that runs out.
+# Damaged files can raise any of these. Running out of memory is not among them.
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError),
     safetensors.SafetensorError,
@@ -121,30 +136,25 @@ UNREADABLE = (
 
 
 def damaged(path: Path, why: object) -> RecordError:
-    """The error of a file that does not hold what it should, in one line."""
-    return RecordError(f"{path} is damaged, or was not written by this package: {in_a_line(why)}")
+    """Build the error, in one line, for a file whose contents are not as they should be."""
+    return RecordError(f"{path} is damaged, or was not written by this package: {summarise(why)}")
 
 
-def in_a_line(why: object) -> str:
-    """What an error tells, at most 200 letters of it."""
+def summarise(why: object) -> str:
+    """The message of an error in one line of at most 200 characters."""
     return " ".join(str(why).split())[:200] or type(why).__name__
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    found = json.loads(data)
-    if not isinstance(found, dict):
+def _parse_object(data: bytes) -> dict[str, Any]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
         raise ValueError("it holds no JSON object")
-    return found
+    return value
 
 
 def _check_file(path: Path, limit: int) -> None:
-    if not path.is_file():  # nor a pipe, which would be waited for
+    if not path.is_file():  # Reading a pipe, which is no regular file, would block.
         raise RecordError(f"there is no file {path}")
     size = path.stat().st_size
     if size > limit:
-        raise RecordError(f"{path} has {size:,} bytes, more than the {limit:,} that are read")
-
-
-def _cut(text: str) -> str:
-    """``text`` without the end that file systems, which count bytes, would not take."""
-    return text.encode()[:_LONGEST].decode(errors="ignore")
+        raise RecordError(f"{path} has {size:,} bytes, more than the limit of {limit:,}")

@@ -1,4 +1,4 @@
-"""The maps are those of the rules as the papers write them, on any network."""
+"""Maps agree with the rules as the papers define them, on any network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from networks import ACTIVATIONS, RandomNetwork, Small
+from networks import ACTIVATIONS, RandomNetwork, Small, roughen
 from oracle import oracle, relative_error
 from torch import nn
 
@@ -18,33 +18,15 @@ from lightning_saliency.errors import SaliencyWarning
 pytestmark = pytest.mark.filterwarnings("ignore:no rectifier")
 
 
-def roughen(model: nn.Module) -> nn.Module:
-    """Make a fresh network one in which every branch counts.
-
-    Norms get statistics of their own: 0 and 1 hide mistakes in scale and sign. Parameters that
-    start as a constant get noise: a scale of 0 or 1e-6, with which many networks start, or a head
-    of zeros, would leave nothing of what is tested.
-    """
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                shape = module.running_mean.shape
-                module.running_mean.copy_(0.1 * torch.randn(shape, generator=generator))
-                module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
-        for parameter in model.parameters():
-            if parameter.numel() > 1 and parameter.min() == parameter.max():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
 def worst_error(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the largest error of any rule, relative to the largest value of the reference."""
     explanation = explain(model, images, targets, rules=RULES)
     expected = oracle(model, images, targets, RULES)
     return max(relative_error(explanation[rule], expected[rule]) for rule in RULES)
 
 
-# By all rules and for two classes an image; `test_zoo.py` has all of them, by two rules and one.
+# A few models with all rules and two classes per image. `test_zoo.py` has all models, but with two
+# rules and one class.
 @pytest.mark.parametrize("name", ["googlenet", "densenet121", "mobilenet_v3_small", "swin_v2_t"])
 def test_torchvision_models_in_float64(name):
     torch.manual_seed(0)
@@ -92,10 +74,13 @@ def test_random_graphs(block):
         assert error <= 1e-9, (seed, error, model.steps)
 
 
-# The slope of each rectifier at -2 and at 1, derived by hand, and what a gradient of +1 and of -1
-# becomes: guided backprop passes max(slope, 0) of a positive gradient and nothing of a negative.
+# The slope of each rectifier at -2 and at 1, derived by hand. Guided backprop turns a gradient of
+# +1 into max(slope, 0), and a gradient of -1 into 0.
 SIGMOID_1, SIGMOID_M2 = 0.7310585786300049, 0.11920292202211755
-PHI_1, PHI_M2 = 0.8413447460685429, 0.022750131948179195  # the normal distribution
+PHI_1, PHI_M2 = (
+    0.8413447460685429,
+    0.022750131948179195,
+)  # standard normal distribution
 DENSITY_1, DENSITY_M2 = 0.24197072451914337, 0.05399096651318806
 SLOPES = {
     "relu": (0, 1),
@@ -122,12 +107,12 @@ SLOPES = {
 
 @pytest.mark.parametrize("name", SLOPES)
 def test_rectifiers_by_hand(name):
-    """One pixel, one activation, one weight: the rule can be read off."""
+    """With one pixel and one activation, the map is the rule itself."""
 
     class One(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             y = ACTIVATIONS[name](images.flatten(1))
-            return torch.cat([y, -y], dim=1)  # a gradient of +1 for class 0, of -1 for class 1
+            return torch.cat([y, -y], dim=1)  # the gradient is +1 for class 0 and -1 for class 1
 
     images = torch.tensor([-2.0, 1.0], dtype=torch.float64).view(2, 1, 1, 1)
     found = explain(One(), images, rules=RULES)
@@ -143,14 +128,14 @@ def test_rectifiers_by_hand(name):
 
 
 def test_two_layers_by_hand():
-    """Two pixels, two hidden units, two classes.
+    """Work out all three rules for two pixels, two hidden units and two classes.
 
     x = (1, 2), W = [[1, 1], [1, -1]], so h = (3, -1) and relu(h) = (3, 0).
     V = [[2, 1], [-1, 1]], so the logits are (6, -3).
-    Class 0 comes back to the hidden units as (2, 1), class 1 as (-1, 1).
+    The gradient that arrives at relu(h) is (2, 1) for class 0 and (-1, 1) for class 1.
       gradient:        masked by h > 0 → (2, 0) and (-1, 0); times W → (2, 2) and (-1, -1)
-      guided backprop: positive too    → (2, 0) and (0, 0);  times W → (2, 2) and (0, 0)
-      deconvnet:       positive only   → (2, 1) and (0, 1);  times W → (3, 1) and (1, -1)
+      guided backprop: and by R > 0    → (2, 0) and (0, 0);  times W → (2, 2) and (0, 0)
+      deconvnet:       by R > 0 only   → (2, 1) and (0, 1);  times W → (3, 1) and (1, -1)
     """
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False)
@@ -166,7 +151,7 @@ def test_two_layers_by_hand():
 
 
 def test_a_rectifier_on_a_parameter_is_not_counted():
-    with pytest.warns(SaliencyWarning, match="no rectifier on the way"):
+    with pytest.warns(SaliencyWarning, match="no rectifier lies between the images and the logits"):
         explanation = explain(networks.ParameterSide(), torch.randn(1, 3, 8, 8))
     assert explanation.coverage.followed == 0
     assert explanation.coverage.left_alone == {"Tanh": 2}

@@ -1,7 +1,7 @@
-"""Mistakes of other packages, one test each: none is ours.
+"""Mistakes of other packages, with one test for each that this package does not make it.
 
-What Captum does is shown on Captum itself, which is installed. What the others do was read in
-their sources; here each test names the mistake and shows that this package does otherwise.
+Captum is installed, so its behaviour is demonstrated. What the other packages do was read in their
+sources; each test names the mistake and shows that this package behaves differently.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch.nn.functional as F
 import torchvision
 from captum.attr import Deconvolution, GuidedBackprop
 from matrix import CLASSES, Shapes, Touchy
-from networks import Residual
+from networks import Residual, roughen
 from oracle import oracle, relative_error
 from pytorch_lightning.loggers import TensorBoardLogger
-from test_exact import roughen
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from training import callback, fit, pictures
@@ -35,7 +34,7 @@ BOTH: tuple[Any, ...] = ("guided_backprop", "gradient")
 
 
 class Two(nn.Module):
-    """Two ReLU modules between linear layers: small, and right in Captum too."""
+    """Two ReLU modules between linear layers, which Captum explains correctly too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +58,7 @@ def images() -> Tensor:
 
 
 def plain_gradient(model: nn.Module, images: Tensor, target: int) -> Tensor:
-    """What autograd says, with nobody's help."""
+    """Compute the gradient with autograd alone."""
     leaf = images.clone().requires_grad_()
     return torch.autograd.grad(model(leaf)[:, target].sum(), leaf)[0]
 
@@ -68,7 +67,7 @@ def plain_gradient(model: nn.Module, images: Tensor, target: int) -> Tensor:
 
 
 def test_flashtorch_multiplies_by_the_activation_we_by_its_mask():
-    """At a ReLU that outputs 3, a gradient of 2 stays 2: the mask is 1. FlashTorch makes it 6."""
+    """A ReLU that outputs 3 has the mask 1, so a gradient of 2 stays 2. FlashTorch makes it 6."""
 
     class Doubled(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -89,10 +88,10 @@ def test_flashtorch_explains_the_predicted_class_we_the_one_asked_for(model, ima
 
 
 def test_flashtorch_leaves_its_hooks_we_leave_none(model, images):
-    """A plain gradient after a guided one is plain: in the same call, the next one, and outside."""
+    """The plain gradient is plain in the same call, in the next one, and outside of `explain`."""
     model.eval()
     before = plain_gradient(model, images, 1)
-    both = explain(model, images, 1, rules=BOTH)  # the guided one first
+    both = explain(model, images, 1, rules=BOTH)  # guided backprop runs first
     after = explain(model, images, 1, rules=("gradient",))
     for found in (
         both["gradient"][:, 0],
@@ -143,7 +142,8 @@ def test_captum_agrees_where_every_relu_is_a_module_of_its_own(make):
         assert relative_error(found[rule][:, 0], theirs) <= 1e-9
 
 
-# What Captum returns, and how far that is from guided backprop, relative to its largest value.
+# What Captum returns. `least` is how far that is at least from guided backprop, relative to the
+# largest value of the latter.
 PLAIN, WRONG = "the plain gradient", "neither"
 
 
@@ -157,7 +157,7 @@ PLAIN, WRONG = "the plain gradient", "neither"
         pytest.param("efficientnet_b0", 64, PLAIN, 0.5, id="efficientnet_b0: SiLU"),
     ],
 )
-def test_captum_misses_rectifiers_that_are_no_relu_module(name, size, theirs_is, least):
+def test_captum_misses_rectifiers_that_are_not_relu_modules(name, size, theirs_is, least):
     torch.manual_seed(0)
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     model = torchvision.models.get_model(name, weights=None, num_classes=5, **extra)
@@ -172,8 +172,8 @@ def test_captum_misses_rectifiers_that_are_no_relu_module(name, size, theirs_is,
     assert is_plain == (theirs_is == PLAIN)
 
 
-def test_captum_clamps_the_path_beside_a_relu_we_do_not():
-    """Where a ReLU's input is used a second time, that path's gradient is none of the ReLU's."""
+def test_captum_clamps_the_path_around_a_relu_we_do_not():
+    """If the input of a ReLU is used twice, the gradient of the other path must not be clamped."""
 
     class Skipping(Residual):
         def __init__(self) -> None:
@@ -208,11 +208,11 @@ def test_captum_s_hooks_are_not_seen_by_compiled_code_our_rules_are(model, image
     model.eval()
     expected = explain(model, images, 1, rules=BOTH)
     compiled = torch.compile(model, backend="aot_eager")
-    compiled(images.clone().requires_grad_()).sum().backward()  # as training has done by then
+    compiled(images.clone().requires_grad_()).sum().backward()  # as a training step would
     found = explain(compiled, images, 1)["guided_backprop"]
     torch.testing.assert_close(found, expected["guided_backprop"], rtol=0, atol=0)
     theirs = GuidedBackprop(compiled).attribute(images, target=1)[:, None]
-    assert relative_error(theirs, expected["gradient"]) <= 1e-9  # the plain gradient
+    assert relative_error(theirs, expected["gradient"]) <= 1e-9  # Captum returns the plain gradient
     assert relative_error(theirs, expected["guided_backprop"]) > 0.1
 
 
@@ -253,7 +253,7 @@ def test_pytorch_grad_cam_adds_up_maps_on_one_tensor_ours_stand_alone(model, ima
 
 
 def test_monai_finds_activations_by_name_we_by_what_they_compute(images):
-    """A sigmoid called relu keeps its gradient; a ReLU called anything follows the rule."""
+    """A sigmoid named `relu` keeps its gradient, and a ReLU with another name follows the rule."""
 
     class Misnamed(nn.Module):
         def __init__(self) -> None:
@@ -286,7 +286,7 @@ def test_monai_trains_a_frozen_batch_norm_again_we_leave_it_frozen(model, images
 def test_bolts_fills_the_gradients_of_the_weights_we_leave_them(model, images):
     explain(model, images)
     assert all(p.grad is None for p in model.parameters())
-    model(images).sum().backward()  # the first half of an accumulated step
+    model(images).sum().backward()  # the first half of a step with accumulated gradients
     kept = [p.grad.clone() for p in model.parameters()]
     explain(model, images)
     assert all(torch.equal(p.grad, k) for p, k in zip(model.parameters(), kept, strict=True))
@@ -298,14 +298,14 @@ def test_bolts_logs_all_images_under_one_tag_and_step_we_each_under_its_own(tmp_
     found = pictures(tmp_path)
     for name in probe.names:
         by_step = found[f"saliency/{name}"]
-        assert len(by_step) == 3  # untrained, and two epochs
+        assert len(by_step) == 3  # once untrained, then after each of two epochs
         assert len(set(by_step.values())) == 3
 
 
 # --- tf-explain
 
 
-def test_tf_explain_takes_one_class_we_as_many_as_asked_for(tmp_path):
+def test_tf_explain_takes_one_class_we_any_number(tmp_path):
     ours = callback(targets=[0, 3, 1])
     fit(tmp_path, ours, max_epochs=1)
     for snapshot in ours.state_dict()["history"]["kept"]:
@@ -337,18 +337,18 @@ def test_foxai_knows_one_logger_we_all_of_the_trainer_s(tmp_path):
 
 
 class Counting(DataLoader[Any]):
-    """Counts how often somebody begins to iterate it."""
+    """Count how often an iteration is started."""
 
-    begun = 0
+    started = 0
 
     def __iter__(self) -> Any:
-        self.begun += 1
+        self.started += 1
         return super().__iter__()
 
 
 @pytest.mark.filterwarnings("ignore:.*shuffling enabled:UserWarning")
 def test_foxai_iterates_the_loader_again_and_its_probes_move_ours_stay(tmp_path):
-    """Also where the validation shuffles: the loader is left to the trainer."""
+    """The trainer's loader is not iterated by us, so that shuffling does not move the probe."""
 
     def run(*callbacks: Any) -> Counting:
         loader = Counting(Shapes(16, augment=False), batch_size=8, shuffle=True)
@@ -356,7 +356,7 @@ def test_foxai_iterates_the_loader_again_and_its_probes_move_ours_stay(tmp_path)
         return loader
 
     ours = SaliencyCallback(targets="label", tile_size=24)
-    assert run(ours).begun == run().begun
+    assert run(ours).started == run().started
     first = ours.probe.fingerprint
     run(again := SaliencyCallback(targets="label", tile_size=24))
     assert again.probe.fingerprint == first
@@ -366,7 +366,7 @@ def test_foxai_explains_an_image_and_class_at_a_time_we_share_the_forward_pass(m
     passes: list[int] = []
     model.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
     explain(model, images, rules=BOTH)
-    assert passes == [3]  # one, for three images, four classes and two rules
+    assert passes == [3]  # a single pass for three images, four classes and two rules
 
 
 class InPlace(Touchy):

@@ -1,4 +1,4 @@
-"""Which nodes of a graph are activations, which are not, and what hides them."""
+"""Which nodes of a graph count as activations, which do not, and what hides activations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lightning_saliency.attribution import rules
 from lightning_saliency.attribution.rules import RULES, Coverage, declare
 from lightning_saliency.errors import SaliencyWarning
 
-# What `coverage` counts each spelling as; `None`: no activation at all.
-GROUPS: dict[str, tuple[str, str] | None] = {
+# The group of `Coverage` in which each spelling is counted, and under which name.
+GROUPS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("relu", "relu in place", "relu method"), ("guided", "Relu")),
     **dict.fromkeys(("relu6", "hardtanh 0..2"), ("extended", "Hardtanh")),
     "hardtanh -1..1": ("left_alone", "Hardtanh"),
@@ -46,7 +46,7 @@ GROUPS: dict[str, tuple[str, str] | None] = {
 
 
 class Applied(nn.Module):
-    """The mean of an activation of the images: a logit a channel."""
+    """Apply an activation to the images; the mean of each channel is a logit."""
 
     def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def images() -> Tensor:
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test declares is unknown in the next."""
+    """Forget what a test declared before the next one."""
     monkeypatch.setattr(rules, "_declared", {})
 
 
@@ -92,7 +92,7 @@ def test_a_clamp_that_bounds_is_left_alone(clamp: Callable[[Tensor], Tensor]):
 
 
 def test_the_long_formulas_by_hand():
-    """Slopes at −2 and 1 from the definitions; the others are in `test_exact.py`."""
+    """Compare slopes at −2 and 1 with the definitions; the others are in `test_exact.py`."""
     lam, alpha = 1.0507009873554804934, 1.6732632423543772848
     slopes = {
         "selu": (lam * alpha * math.exp(-2), lam),
@@ -109,13 +109,13 @@ def test_the_long_formulas_by_hand():
 
 
 def _mish(x: float) -> float:
-    """d/dx of x·tanh(log(1 + eˣ))."""
+    """Differentiate x·tanh(log(1 + eˣ))."""
     gate = math.tanh(math.log1p(math.exp(x)))
     return gate + x * (1 - gate**2) / (1 + math.exp(-x))
 
 
 def _gelu_tanh(x: float) -> float:
-    """d/dx of x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))."""
+    """Differentiate x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))."""
     root = math.sqrt(2 / math.pi)
     gate = math.tanh(root * (x + 0.044715 * x**3))
     return (1 + gate) / 2 + x / 2 * (1 - gate**2) * root * (1 + 3 * 0.044715 * x**2)
@@ -138,7 +138,7 @@ class Swish(torch.autograd.Function):
 
 
 class Double(torch.autograd.Function):
-    """Twice its input, by the hand of somebody who writes to gradients in place."""
+    """Double the input; a linear function, which contains no activation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class Double(torch.autograd.Function):
 
 
 class Through(torch.autograd.Function):
-    """A ReLU whose backward returns the very gradient that it was given: straight through."""
+    """A straight-through ReLU: its backward returns the very tensor that it received."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def test_a_function_declared_linear_keeps_its_gradient_and_is_not_counted():
 
 
 def test_a_gradient_that_a_function_hands_on_is_not_written_to():
-    """The other branch of the sum gets the same gradient, and must get all of it."""
+    """Both branches of a sum receive the same tensor; clamping one must not change the other."""
     declare(Through, "increasing")
 
     class Branched(nn.Module):
@@ -212,7 +212,8 @@ def test_a_gradient_that_a_function_hands_on_is_not_written_to():
             return Through.apply(x) * 1 + (Through.apply(x) + x) * -1
 
     found = explain(Branched(), images(), 0)["guided_backprop"]
-    # The first passes +1; the second, at whose output the gradient is −1, nothing; the last −1.
+    # The first `Through` passes +1 on. The second receives −1, so it passes nothing on. The `x`
+    # that is added to it still receives −1, which cancels the +1.
     torch.testing.assert_close(found, torch.zeros_like(found))
 
 
@@ -221,11 +222,11 @@ def test_declare_refuses_an_unknown_kind():
         declare(Swish, "rectifier")
 
 
-# --- what hides an activation, and what only looks like it
+# --- what hides an activation, and what only looks as if it did
 
 
 class OnView(nn.Module):
-    """Something done in place to half of the channels."""
+    """Apply an in-place operation to half of the channels."""
 
     def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -262,15 +263,15 @@ def test_what_torchscript_fuses_is_hidden_and_what_it_traced_is_not():
     model = With(F.relu, F.silu).float()
     traced, fused = torch.jit.trace(model, images().float()), torch.jit.script(Fused())
     assert explain(traced, images().float()).coverage == explain(model, images().float()).coverage
-    for _ in range(3):  # it fuses when it has seen a few calls
+    for _ in range(3):  # TorchScript fuses after a few profiling runs
         fused(images().float().requires_grad_()).sum().backward()
-    with pytest.raises(SaliencyError, match=r"DifferentiableGraph \(pass the module that was not"):
+    with pytest.raises(SaliencyError, match=r"DifferentiableGraph \(pass the unscripted"):
         explain(fused, images().float())
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_frozen_torchscript_is_explained_until_it_fuses():
-    """It has no modes, for it was frozen in eval mode."""
+    """A frozen module has no `training` flag, because it was frozen in eval mode."""
     torch.manual_seed(0)
     model = With(F.relu, F.silu).float().eval()
     frozen = torch.jit.freeze(torch.jit.trace(model, images().float()))
@@ -282,7 +283,7 @@ def test_frozen_torchscript_is_explained_until_it_fuses():
     torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
     for _ in range(3):
         frozen(images().float().requires_grad_()).sum().backward()
-    with pytest.raises(SaliencyError, match=r"DifferentiableGraph \(pass the module that was not"):
+    with pytest.raises(SaliencyError, match=r"DifferentiableGraph \(pass the unscripted"):
         explain(frozen, images().float())
 
 
@@ -301,9 +302,9 @@ def test_a_user_s_full_backward_hook_hides_nothing():
 
 
 def test_coverage_in_words():
-    told = Coverage({"Relu": 2}, {"Silu": 1, "Gelu": 3}, {"Sigmoid": 1}, {"Swish": 1})
-    assert told.followed == 6
-    assert str(told) == (
+    coverage = Coverage({"Relu": 2}, {"Silu": 1, "Gelu": 3}, {"Sigmoid": 1}, {"Swish": 1})
+    assert coverage.followed == 6
+    assert str(coverage) == (
         "guided: 2 Relu; guided by the extended rule: 1 Silu, 3 Gelu; left alone: 1 Sigmoid; "
         "hidden: 1 Swish"
     )

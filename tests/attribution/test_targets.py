@@ -1,4 +1,4 @@
-"""Classes to explain, where an image has several labels."""
+"""Which classes are explained if an image has several labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CLASSES = 12
 
 
 def labelled(*counts: int) -> ProbeBatch:
-    """An image for each count, labelled with as many classes, the last ones."""
+    """Make one image per count, labelled with that many of the last classes."""
     labels = torch.tensor([[float(c >= CLASSES - n) for c in range(CLASSES)] for n in counts])
     return ProbeBatch(torch.rand(len(counts), 1, 4, 4), labels)
 
@@ -26,7 +26,7 @@ def labelled(*counts: int) -> ProbeBatch:
         pytest.param((0, 0), 5, id="none"),
     ],
 )
-def test_auto_asks_for_no_more_classes_than_there_are(counts, columns):
+def test_auto_asks_for_no_more_classes_than_exist(counts, columns):
     probe = labelled(*counts)
     targets = choose_targets("auto", CLASSES, probe.all_true_classes())
     assert targets.shape == (2, columns)
@@ -37,7 +37,7 @@ def test_auto_asks_for_no_more_classes_than_there_are(counts, columns):
 
 
 @pytest.mark.parametrize("counts", [(12, 0), (9, 3), (1, 1)])
-def test_labels_and_the_strongest_after_them_are_no_more_than_there_are(counts):
+def test_shorter_rows_of_labels_are_filled_with_distinct_classes(counts):
     probe = labelled(*counts)
     targets = choose_targets("label", CLASSES, probe.all_true_classes())
     assert targets.shape == (2, max(counts))

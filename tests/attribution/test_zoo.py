@@ -1,4 +1,4 @@
-"""Every classification model of torchvision, and forty of timm, against the reference."""
+"""Compare every classification model of torchvision, and forty of timm, with the reference."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import timm
 import torch
 import torchvision
+from networks import roughen
 from oracle import oracle, relative_error
-from test_exact import roughen
 from torch import nn
 
 from lightning_saliency import explain
@@ -18,9 +18,9 @@ from lightning_saliency.attribution.rules import Rule
 
 Tell: TypeAlias = Callable[[str, object], None]  # pytest's `record_property`
 
-# Pixels a side of the smallest image that a model takes, where that is not 32.
+# The side, in pixels, of the smallest image that a model takes, if it is not 32.
 SIZES = {"alexnet": 63, "inception_v3": 75, "maxvit_t": 224, "vit_h_14": 28}
-# Over 100 million parameters: minutes and gigabytes each in float64.
+# Models of over 100 million parameters, each of which takes minutes and gigabytes in float64.
 HUGE = {
     *("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
     *("wide_resnet101_2", "regnet_y_128gf", "regnet_x_32gf", "regnet_y_32gf", "convnext_large"),
@@ -49,7 +49,7 @@ TIMM_SIZES = {"levit_128s": 224, "xcit_nano_12_p16_224": 224, "test_vit": 160}
 def worst_error(
     model: nn.Module, images: torch.Tensor, rules: tuple[Rule, ...], tell: Tell
 ) -> float:
-    """The largest difference from the reference, relative to its largest value."""
+    """Return the largest difference from the reference, relative to its largest value."""
     targets = torch.tensor([[3]])
     found = explain(model, images, targets, rules=rules)
     assert found.coverage.followed > 0
@@ -61,7 +61,7 @@ def worst_error(
 
 
 def check(model: nn.Module, size: int, tell: Tell) -> None:
-    """Both rules in float64, then guided backprop in the precision that people use."""
+    """Check both rules in float64, then guided backprop in float32, which people use."""
     model = roughen(model).double().eval()
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(1, 3, size, size, generator=generator, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_timm(name, record_property):
 
 @pytest.mark.parametrize("act", ["elu", "celu", "selu", "prelu", "mish", "relu6", "leaky_relu"])
 def test_timm_with_other_activations(act, record_property):
-    """No network of timm has these by itself, but each may be given them."""
+    """No network of timm has these activations by default, but each can be built with them."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", pretrained=False, num_classes=5, act_layer=act)
     check(model, 64, record_property)

@@ -181,7 +181,10 @@ def test_measures_are_logged_beside_the_accuracy(tmp_path):
             expected = run.observation(step).measures[tag.removeprefix("saliency/")]
             assert value == pytest.approx(expected, rel=1e-6)
     assert list(logged["saliency/corner.share"]) == [0, 4, 9]
-    assert list(logged["saliency/drift.first"]) == [4, 9]  # the first has none before it
+    assert list(logged["saliency/drift.first"]) == [
+        4,
+        9,
+    ]  # the first observation has none before it
     assert "val_acc" in scalars(tmp_path)
 
 
@@ -204,7 +207,7 @@ def test_drift_goes_on_after_a_run_is_resumed(tmp_path):
 
 
 class Glancing(pl.LightningModule):
-    """Its gradient is its weight: on the right, or on the left where it is told so."""
+    """Its gradient is its weight, which lies on the right or, if asked for, on the left."""
 
     def __init__(self, seed: int, left: float = 0.0, accuracy: tuple[float, ...] = ()) -> None:
         super().__init__()
@@ -230,7 +233,7 @@ class Glancing(pl.LightningModule):
 
 @pytest.fixture(scope="module")
 def attention(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    """The folder of a reference of three good runs."""
+    """Save a reference of three good runs; return its folder."""
     folder = tmp_path_factory.mktemp("good")
     for seed in range(3):
         fit(folder / str(seed), watch(record=True), module=Glancing(seed), max_epochs=1)
@@ -238,7 +241,7 @@ def attention(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Pat
     return folder / "attention"
 
 
-def told(caught: list[Any]) -> list[str]:
+def messages(caught: list[Any]) -> list[str]:
     return [str(w.message) for w in caught if issubclass(w.category, SaliencyWarning)]
 
 
@@ -248,7 +251,7 @@ def checked(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = fit(folder, watch(check=check, rule="gradient"), module=module, **options)
-    return trainer, told(caught)
+    return trainer, messages(caught)
 
 
 def test_a_good_run_passes_in_one_line(attention, tmp_path, caplog):
@@ -259,7 +262,7 @@ def test_a_good_run_passes_in_one_line(attention, tmp_path, caplog):
     assert not [tag for tag in pictures(tmp_path) if "attention" in tag]
 
 
-def test_a_run_that_looks_elsewhere_is_told_with_a_picture(attention, tmp_path):
+def test_a_run_that_looks_elsewhere_is_reported_with_a_picture(attention, tmp_path):
     _, (message,) = checked(tmp_path, Glancing(9, left=3.0), AttentionCheck(str(attention)))
     assert message.startswith("FAIL  saliency at epoch 1, against 3 good runs")
     assert "fail  corner.share" in message
@@ -287,7 +290,7 @@ def test_on_error_does_not_swallow_a_failure(attention, tmp_path):
 
 
 def test_training_can_stop_once_the_accuracy_is_there(attention, tmp_path):
-    """Judged from the epoch on in which the condition holds, by that epoch's own metric."""
+    """The epoch in which the condition holds is the first judged, by its own metric."""
     check = AttentionCheck(str(attention), on_fail="stop", start_after="val_acc>0.8")
     module = Glancing(9, left=3.0, accuracy=(0.5, 0.7, 0.9, 0.6, 0.9))
     trainer, warned = checked(tmp_path, module, check, max_epochs=9)
@@ -298,7 +301,7 @@ def test_training_can_stop_once_the_accuracy_is_there(attention, tmp_path):
 
 
 class Late(Glancing):
-    """Logs its accuracy when callbacks have had their turn."""
+    """Logs its accuracy after all callbacks have run."""
 
     def validation_step(self, batch: Any, _: int) -> None:
         pass
@@ -352,7 +355,7 @@ def test_a_requirement_on_a_region_without_a_mask_is_refused_before_training(tmp
 
 def test_a_reference_of_another_probe_cannot_be_compared(attention, tmp_path):
     other = ProbeBatch.from_dataset(Shapes(24, augment=False), count=2)
-    with pytest.warns(SaliencyWarning, match="NOT COMPARABLE .* they are of other probes"):
+    with pytest.warns(SaliencyWarning, match="NOT COMPARABLE .* their probes differ"):
         fit(
             tmp_path,
             watch(probe=other, check=AttentionCheck(str(attention))),
@@ -372,7 +375,7 @@ def test_an_unlabelled_probe_measures_the_classes_of_the_reference(tmp_path):
     reference = Reference.from_runs([tmp_path / str(seed) for seed in range(3)])
     module = Glancing(9)
     with torch.no_grad():
-        module.weight *= -1  # it predicts other classes, and looks at the same pixels
+        module.weight *= -1  # other classes are predicted, from the same pixels
     fit(
         tmp_path / "new",
         watch(probe=plain, targets="all", check=AttentionCheck(reference, on_fail="raise")),
@@ -389,7 +392,7 @@ def test_what_is_no_check_is_refused():
 
 
 def test_a_check_on_guided_backprop_is_warned_of():
-    with pytest.warns(SaliencyWarning, match="a check on 'guided_backprop' lets much pass"):
+    with pytest.warns(SaliencyWarning, match="a check on 'guided_backprop' misses a lot"):
         AttentionCheck(rule="guided_backprop")
 
 
@@ -408,7 +411,7 @@ def test_run_json_reads_well(tmp_path):
 
 
 def test_another_trainer_that_tests_into_the_folder_leaves_what_is_there(tmp_path):
-    """With a fixed version, as in CI: the steps of the second trainer begin at 0 again."""
+    """With a fixed version, as in CI, the steps of the second trainer begin at 0 again."""
     module = Touchy()
     fit(tmp_path, watch(), module=module, max_epochs=1)
     trainer = quiet_trainer(tmp_path, watch())

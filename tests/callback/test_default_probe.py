@@ -1,4 +1,4 @@
-"""Without a probe: eight images of the trainer's own data, as its module would see them."""
+"""Without a probe, eight images of the trainer's data are taken, as its module sees them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 
 def chosen(folder: Any, **options: Any) -> ProbeBatch:
-    """The probe of a short training with ``options``."""
+    """Train shortly with ``options``; return the probe that was chosen."""
     observer = SaliencyCallback(targets="predicted", tile_size=24)
     fit(folder, observer, **{"max_epochs": 1} | options)
     assert len(seen(observer)) == 2
@@ -54,7 +54,7 @@ def test_it_is_eight_images_spread_over_the_classes(tmp_path):
         pytest.param({"num_sanity_val_steps": 0}, id="no-sanity-check"),
         pytest.param({"check_val_every_n_epoch": 2}, id="validation-every-2-epochs"),
         pytest.param(
-            # Lightning has then not even made the validation loader when training starts.
+            # Lightning then makes the validation loader only after training has started.
             {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0},
             id="validation-still-to-come",
         ),
@@ -122,9 +122,9 @@ def test_a_loader_s_own_collate_fn_makes_the_batch(tmp_path):
 
 
 class Normalising:
-    """A hook that normalises on the device, and notes at which stage it was asked to."""
+    """Normalises on the device in a hook, and notes the stage in which the hook was called."""
 
-    # Of the class: what an instance holds is given back as it was found when a probe is chosen.
+    # A class attribute: attributes of an instance are restored after a probe is chosen.
     stages: list[tuple[int, str]] = []  # noqa: RUF012
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -158,7 +158,8 @@ def test_the_hooks_that_normalise_on_the_device_are_not_skipped(where, tmp_path)
     else:
         trainer.fit(module, datamodule=data)
     torch.testing.assert_close(observer.probe.images, plain.images / 2 + 3, rtol=0, atol=0)
-    # Only the probe has eight images. As validation data: in training some modules augment.
+    # Only the probe has eight images. They must count as validation data, because some modules
+    # augment in training.
     assert [stage for count, stage in Normalising.stages if count == 8] == [
         "RunningStage.VALIDATING"
     ]
@@ -212,7 +213,7 @@ def test_data_that_hold_no_probe_are_an_error_that_says_what_to_pass(val, messag
 
 
 def test_the_trainer_s_own_loaders_are_not_iterated(tmp_path):
-    """An iteration more would move the sampler, start workers, or use up what can be read once."""
+    """Another iteration would move the sampler, start workers, or exhaust a one-time source."""
     begun: list[str] = []
 
     class Noted(DataLoader[Any]):

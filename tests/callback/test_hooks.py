@@ -1,4 +1,4 @@
-"""The callback in a real trainer: when it observes, what it takes, what it refuses."""
+"""The callback in a real trainer: when it observes, what it accepts and what it refuses."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ UNTRAINED = ("untrained", 0)
             id="steps-in-addition-to-epochs",
         ),
         pytest.param(
-            # Five batches are three optimizer steps: two of two batches, and one of what is left.
+            # Five batches are three optimizer steps: two of two batches, and one of the last batch.
             {"every_n_train_steps": 2, "every_n_epochs": 0},
             {"max_epochs": 2, "accumulate_grad_batches": 2},
             [UNTRAINED, ("step 2", 1), ("step 4", 3), ("step 6", 5)],
             id="steps-under-accumulation",
         ),
         pytest.param(
-            # Two steps a batch, one on every other: 2, 3, 5, 6, 8, then 10, 11, 13, 14, 16.
+            # Batches take two steps and one step in turn: 2, 3, 5, 6, 8, then 10, 11, 13, 14, 16.
             {"every_n_train_steps": 4, "every_n_epochs": 0},
             {"max_epochs": 2, "module": Manual},
             [UNTRAINED, ("step 5", 2), ("step 8", 4), ("step 13", 7), ("step 16", 9)],
@@ -151,7 +151,7 @@ def test_it_observes_when_due_and_never_twice(ours, options, expected, tmp_path)
     assert seen(observer) == expected
     assert steps(tmp_path) == [step for _, step in expected]
     assert steps(tmp_path, "saliency_filmstrip/") == [expected[-1][1]]
-    # A picture stands where the scalars of its moment stand, so that linked cards move together.
+    # A picture has the step of the scalars of its moment, so that linked cards move together.
     assert set(steps(tmp_path)[1:]) <= {step for step, _ in scalars(tmp_path)["loss"]}
 
 
@@ -188,7 +188,7 @@ def test_a_run_that_is_stopped_in_mid_epoch_is_observed_where_it_stopped(tmp_pat
 
 
 def test_epochs_of_one_batch_hide_none_of_their_pictures(tmp_path):
-    """Lightning logs the first such epoch at step 0, where the untrained model stands already."""
+    """Lightning logs the first such epoch at step 0, which the untrained model has already."""
     observer = callback(every_n_train_steps=1)
     fit(tmp_path, observer, train=loader(8), max_epochs=4)
     assert steps(tmp_path) == [0, 1, 2, 3, 4]  # `pictures` refuses two at one step
@@ -196,7 +196,7 @@ def test_epochs_of_one_batch_hide_none_of_their_pictures(tmp_path):
 
 
 def test_a_module_that_steps_its_optimizers_past_lightning_is_observed(tmp_path):
-    """`trainer.global_step` counts only what goes through Lightning's own optimizers."""
+    """`trainer.global_step` counts only the steps of Lightning's own optimizers."""
 
     class Bare(Touchy):
         def __init__(self) -> None:
@@ -219,7 +219,7 @@ def test_a_module_that_steps_its_optimizers_past_lightning_is_observed(tmp_path)
 
 
 def test_a_monitor_is_served_where_a_due_step_is_the_last_of_its_epoch(tmp_path):
-    """That the picture was drawn a moment ago does not mean that the monitor has its number."""
+    """The monitor needs its number even if the picture was drawn a moment ago."""
     corner = torch.zeros(1, 12, 12, dtype=torch.bool)
     corner[:, :6] = True
     observer = callback(probe=one_image(masks={"corner": corner}), every_n_train_steps=5)
@@ -269,13 +269,13 @@ def test_a_bare_trainer_runs(tmp_path):
     ],
 )
 def test_a_model_can_be_validated_and_tested_alone(doing, metric, probe, tmp_path):
-    """The same callbacks are passed where nothing is trained, by the command line for one."""
+    """LightningCLI, for one, passes the same callbacks when nothing is trained."""
     module = Touchy().train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     trainer = quiet_trainer(tmp_path, callback(probe=probe))
     (metrics,) = getattr(trainer, doing)(module, loader(16), verbose=False)
     assert 0 <= metrics[metric] <= 1
-    # The module itself counts its calls; nothing but those of the two batches must show.
+    # The module counts its own calls, and must count those of the two batches only.
     before["calls"] += 2
     torch.testing.assert_close(dict(module.state_dict()), before, rtol=0, atol=0)
     assert module.training
@@ -283,7 +283,7 @@ def test_a_model_can_be_validated_and_tested_alone(doing, metric, probe, tmp_pat
 
 @pytest.mark.parametrize("on_error", ["raise", "warn"])
 def test_what_cannot_be_observed_outside_of_training_does_not_cost_the_metrics(on_error, tmp_path):
-    """Validated alone, a module runs in inference mode; what it makes there has no gradients."""
+    """`trainer.validate` runs in inference mode, whose tensors can have no gradients."""
 
     class Scaled(Touchy):
         def __init__(self) -> None:
@@ -322,7 +322,7 @@ def test_predicting_is_not_observed(tmp_path):
 
 @pytest.mark.parametrize("doing", ["validate", "test"])
 def test_the_steps_rise_when_a_trained_model_is_validated_and_tested(doing, tmp_path):
-    """Epochs of one batch: the pictures are a step ahead of the trainer's own count."""
+    """With epochs of one batch, the pictures are one step ahead of the trainer's count."""
     observer, module = callback(), Touchy()
     trainer = fit(tmp_path, observer, module=module, train=loader(8), max_epochs=3)
     getattr(trainer, doing)(module, loader(16), verbose=False)
@@ -350,8 +350,8 @@ def test_training_that_goes_on_in_the_same_trainer_goes_on_in_its_pictures(tmp_p
 
 
 @pytest.mark.parametrize("at_start", [True, False])
-def test_a_callback_begins_anew_with_another_trainer(at_start, tmp_path):
-    """A cell of a notebook that is run again, or the folds of a cross-validation."""
+def test_a_callback_begins_again_with_another_trainer(at_start, tmp_path):
+    """As in a notebook cell that is run twice, or the folds of a cross-validation."""
     observer = callback(at_start=at_start)
     runs = []
     for name in ("first", "second"):
@@ -360,7 +360,7 @@ def test_a_callback_begins_anew_with_another_trainer(at_start, tmp_path):
     assert runs[0] == runs[1]
 
 
-def test_a_probe_that_the_callback_chose_is_chosen_anew_for_other_data(tmp_path):
+def test_a_probe_that_the_callback_chose_is_chosen_again_for_other_data(tmp_path):
     reused, fresh = callback(probe=None), callback(probe=None)
     fit(tmp_path / "1", reused, val=loader(16), max_epochs=1)
     fit(tmp_path / "2", reused, val=loader(24), max_epochs=1)
@@ -389,7 +389,7 @@ def test_two_callbacks_of_one_name_are_refused(tmp_path):
 
 
 def test_two_callbacks_of_one_name_from_the_module_are_refused(tmp_path):
-    """Lightning itself looks only at those that are passed to the trainer."""
+    """Lightning itself only checks the callbacks that are passed to the trainer."""
 
     class Own(Touchy):
         def configure_callbacks(self) -> list[pl.Callback]:
@@ -413,7 +413,7 @@ def test_a_name_whose_tags_are_those_of_another_ones_film_strips_is_refused(tmp_
 
 
 def test_an_image_named_like_a_scalar_is_refused(tmp_path):
-    """TensorBoard shows no scalar under a tag that holds pictures."""
+    """TensorBoard hides a scalar whose tag is also that of pictures."""
     corner = torch.ones(1, 12, 12, dtype=torch.bool)
     probe = one_image(names=["corner.share"], masks={"corner": corner})
     with pytest.raises((ValueError, SaliencyError), match=r"corner\.share"):
@@ -424,7 +424,7 @@ def test_an_image_named_like_a_scalar_is_refused(tmp_path):
 
 
 class Many(Touchy):
-    """Twelve classes, more than `"auto"` shows completely."""
+    """A model of twelve classes, too many for `"auto"` to show all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -493,7 +493,7 @@ def test_auto_shows_the_label_and_the_strongest_four_of_many(tmp_path):
     ],
 )
 def test_targets_that_the_model_or_the_probe_do_not_know(targets, message, tmp_path):
-    """Told before the first training step."""
+    """The error comes before the first training step."""
     module = Touchy()
     with pytest.raises((TypeError, ValueError), match=message):
         fit(tmp_path, callback(targets=targets), module=module, num_sanity_val_steps=0)
@@ -517,7 +517,7 @@ def test_a_film_strip_has_twelve_columns_at_most(tmp_path):
     observer = callback(tile_size=48)
     fit(tmp_path, observer, train=loader(8), max_epochs=30)
     ((_, strip),) = pictures(tmp_path)["saliency_filmstrip/image 0 · class 0"].items()
-    columns = (decoded(strip).shape[1] - 20) / (48 + 6)  # 20 pixels are for the names of the rows
+    columns = (decoded(strip).shape[1] - 20) / (48 + 6)  # the names of the rows take 20 pixels
     assert round(columns) == 12
 
 
@@ -536,11 +536,11 @@ def test_a_film_strip_shows_first_and_last(tmp_path, monkeypatch):
     assert len(shown) == 12
     assert (shown[0], shown[-1]) == ("untrained", "epoch 28")
     epochs = [int(caption.removeprefix("epoch ")) for caption in shown[1:]]
-    assert max(np.diff(epochs)) <= 4  # 30 observations: a column every 2.6
+    assert max(np.diff(epochs)) <= 4  # 30 observations, so one column per 2.6 of them
 
 
 def map_of(folder: Any, **options: Any) -> np.ndarray:
-    """The first map of the untrained model's mosaic, without its frame."""
+    """Cut the first map out of the untrained model's mosaic, without its frame."""
     torch.manual_seed(0)
     observer = callback(tile_size=48, image_format="png", targets=[1], **options)
     fit(folder, observer, max_epochs=1, limit_val_batches=0)
@@ -556,8 +556,8 @@ def test_styles_and_scales_are_those_asked_for(tmp_path):
     strong = map_of(tmp_path / "5", scale=1e-9)
     assert np.median(signed) > 150 > np.median(magnitude)
     assert not np.array_equal(magnitude, overlay)
-    assert faint.min() >= 246  # zero is white, nearly
-    # Far beyond the scale: the two ends of the colours, and white where nothing gets through.
+    assert faint.min() >= 246  # almost white, which stands for zero
+    # Values far beyond the scale have one of the two extreme colours; zero is white.
     colours = {tuple(c) for c in strong.reshape(-1, 3).tolist()}
     assert {(103, 0, 31), (5, 48, 97)} <= colours <= {(103, 0, 31), (5, 48, 97), (247, 246, 246)}
 
@@ -662,7 +662,7 @@ def test_a_probe_that_does_not_fit_the_model_is_told_before_the_first_step(tmp_p
 
 
 class Falling(Touchy):
-    """Its forward pass fails on the probe, in the epochs given, and nowhere else."""
+    """Its forward pass fails on the probe in the given epochs, and nowhere else."""
 
     def __init__(self, *epochs: int) -> None:
         super().__init__()
@@ -772,7 +772,7 @@ def test_the_command_line_of_lightning_takes_every_argument(namespace, path, tmp
     "forward", [None, lambda module, images: module(images) * 2], ids=["", "f"]
 )
 def test_the_module_is_called_once_to_be_tried_and_once_an_observation(forward, tmp_path):
-    """Near the floor: one forward pass an observation, whatever the classes."""
+    """An observation costs one forward pass, however many classes there are."""
     calls: list[int] = []
 
     class Counting(Touchy):

@@ -1,4 +1,4 @@
-"""LightningCLI: the callback, its probe and every parameter from a file."""
+"""LightningCLI builds the callback, its probe and every parameter from a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two photos of each of two classes, and masks beside them."""
+    """Two photos of each of two classes, with masks next to them."""
     generator = torch.Generator().manual_seed(0)
     for kind in ("cat", "dog"):
         for number in range(2):
@@ -55,9 +55,9 @@ def config(folder: Path, probe: Any, namespace: Any = pl) -> dict[str, Any]:
     }
 
 
-def command(folder: Path, told: dict[str, Any], namespace: Any = pl, *more: str) -> Any:
+def command(folder: Path, settings: dict[str, Any], namespace: Any = pl, *more: str) -> Any:
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(told))
+    path.write_text(yaml.safe_dump(settings))
     return importlib.import_module(f"{namespace.__name__}.cli").LightningCLI(
         type(make_module(namespace)),
         run=False,
@@ -67,7 +67,7 @@ def command(folder: Path, told: dict[str, Any], namespace: Any = pl, *more: str)
 
 
 def probes(folder: Path) -> dict[str, tuple[dict[str, Any], ProbeBatch]]:
-    """What a file says, and the probe that it means."""
+    """Pairs of what a file says of a probe and the probe that it means, by name."""
     files = [str(folder / "photos" / "cat" / name) for name in ("0.png", "1.png")]
     one_image().save(folder / "probe.safetensors")
     data = sys.modules["matrix"].Shapes(16, augment=False)
@@ -120,8 +120,8 @@ def probes(folder: Path) -> dict[str, tuple[dict[str, Any], ProbeBatch]]:
 @pytest.mark.parametrize("namespace", [pl, new_namespace], ids=["pytorch_lightning", "lightning"])
 @pytest.mark.parametrize("kind", ["folder", "files", "saved", "dataset", "none"])
 def test_a_probe_from_a_file(kind, namespace, photos):
-    told, expected = probes(photos)[kind]
-    built = command(photos, config(photos, told, namespace), namespace)
+    settings, expected = probes(photos)[kind]
+    built = command(photos, config(photos, settings, namespace), namespace)
     (observer,) = built.trainer.callbacks
     built.trainer.fit(built.model, loader(8), loader(16))
     assert observer.probe.fingerprint == expected.fingerprint
@@ -131,9 +131,9 @@ def test_a_probe_from_a_file(kind, namespace, photos):
 
 @pytest.mark.parametrize("kind", ["folder", "files", "saved", "dataset", "none"])
 def test_a_printed_configuration_makes_the_same_callback(kind, photos, capsys):
-    told, expected = probes(photos)[kind]
+    settings, expected = probes(photos)[kind]
     with pytest.raises(SystemExit):
-        command(photos, config(photos, told), pl, "--print_config")
+        command(photos, config(photos, settings), pl, "--print_config")
     printed = capsys.readouterr().out
     again = command(photos, yaml.safe_load(printed))
     (observer,) = again.trainer.callbacks
@@ -145,12 +145,12 @@ def test_a_printed_configuration_makes_the_same_callback(kind, photos, capsys):
     assert capsys.readouterr().out == printed
 
 
-# --- what the run is held against, and what is kept of it
+# --- checks and records
 
 
 @pytest.fixture
 def checked(photos: Path) -> dict[str, Any]:
-    """What a file says of a callback with a check."""
+    """The text of a file that configures a callback with a check."""
     fit(photos / "good", SaliencyCallback(masked(), tile_size=24), max_epochs=1)
     Reference.from_runs([photos / "good"]).save(photos / "attention")
     masked().save(photos / "masked.safetensors")
@@ -182,12 +182,12 @@ def masked() -> ProbeBatch:
 
 
 def configured(folder: Path, ours: dict[str, Any], namespace: Any) -> dict[str, Any]:
-    told = config(folder, ours["probe"], namespace)
-    told["trainer"]["callbacks"][0]["init_args"] |= ours
-    return told
+    settings = config(folder, ours["probe"], namespace)
+    settings["trainer"]["callbacks"][0]["init_args"] |= ours
+    return settings
 
 
-def assert_as_told(check: Any, good: Path) -> None:
+def assert_as_configured(check: Any, good: Path) -> None:
     assert isinstance(check, AttentionCheck)
     assert check.reference.info == Reference.load(good).info
     sentences = ["moved_mass <= auto", "*.share within auto", "left.share >= 0.2"]
@@ -199,7 +199,7 @@ def assert_as_told(check: Any, good: Path) -> None:
 def test_a_check_from_a_file(namespace, checked, photos):
     built = command(photos, configured(photos, checked, namespace), namespace)
     (observer,) = built.trainer.callbacks
-    assert_as_told(observer.check, photos / "attention")
+    assert_as_configured(observer.check, photos / "attention")
     built.trainer.fit_loop.max_epochs = 3
     built.trainer.fit(built.model, loader(8), loader(16))
     (run,) = (photos / "saliency_logs").glob("*")
@@ -208,13 +208,13 @@ def test_a_check_from_a_file(namespace, checked, photos):
 
 @pytest.mark.parametrize("namespace", [pl, new_namespace], ids=["pytorch_lightning", "lightning"])
 def test_a_printed_configuration_makes_the_same_check(namespace, checked, photos, capsys):
-    told = configured(photos, checked | {"record": False}, namespace)
+    settings = configured(photos, checked | {"record": False}, namespace)
     with pytest.raises(SystemExit):
-        command(photos, told, namespace, "--print_config")
+        command(photos, settings, namespace, "--print_config")
     printed = capsys.readouterr().out
     again = command(photos, yaml.safe_load(printed), namespace)
     (observer,) = again.trainer.callbacks
-    assert_as_told(observer.check, photos / "attention")
+    assert_as_configured(observer.check, photos / "attention")
     assert (observer.options.record, observer.options.keep) == (False, 2)
     with pytest.raises(SystemExit):
         command(photos, yaml.safe_load(printed), namespace, "--print_config")
@@ -231,7 +231,7 @@ def test_a_check_of_numbers_alone_needs_no_reference(checked, photos):
 
 @pytest.fixture
 def example(fit_digits, digits, monkeypatch) -> Any:
-    """`digits_cli.py`, with digits that are read already."""
+    """`digits_cli.py`, with digits that were read before."""
 
     def read_before() -> TensorDataset:
         return digits
@@ -242,19 +242,19 @@ def example(fit_digits, digits, monkeypatch) -> Any:
 
 
 def test_the_check_in_the_example_can_be_taken_in(example, tmp_path):
-    """Its lines are comments, for there is no reference before there are good runs."""
+    """Its lines are comments, because there is no reference until there are good runs."""
     lines = (EXAMPLES / "config.yaml").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line.strip() == "# check:")
     last = next(i for i in range(first, len(lines)) if not lines[i].strip().startswith("#"))
     lines[first:last] = [line.replace("# ", "", 1) for line in lines[first:last]]
-    told = yaml.safe_load("\n".join(lines))
-    check = told["trainer"]["callbacks"][0]["init_args"]["check"]["init_args"]
+    settings = yaml.safe_load("\n".join(lines))
+    check = settings["trainer"]["callbacks"][0]["init_args"]["check"]["init_args"]
     fit(tmp_path / "good", SaliencyCallback(masked(), tile_size=24), max_epochs=1)
     Reference.from_runs([tmp_path / "good"]).save(tmp_path / "attention")
     check["reference"] = str(tmp_path / check["reference"])
-    told["trainer"]["accelerator"] = "cpu"
+    settings["trainer"]["accelerator"] = "cpu"
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(told))
+    path.write_text(yaml.safe_dump(settings))
     built = LightningCLI(
         example.DigitNet,
         example.DigitData,

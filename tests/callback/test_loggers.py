@@ -1,4 +1,4 @@
-"""Where pictures go: real loggers, their files read back, and names that try to get out."""
+"""Where pictures go: the files of real loggers read back, and names that try to escape."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ IMAGE = "image 0 · class 0"
 
 
 def named(*names: str) -> ProbeBatch:
-    """A probe of as many images as there are names."""
+    """A probe with one image per name."""
     images = Shapes(16, augment=False).images[: len(names)]
     return ProbeBatch(images, torch.arange(len(names)) % 4, names=names)
 
 
 @pytest.fixture
 def drawn(monkeypatch) -> dict[tuple[str, int], Picture]:
-    """Every picture that was handed over, by tag and step."""
+    """Keeps every picture that it is given, by tag and step."""
     kept: dict[tuple[str, int], Picture] = {}
     add = ours.PictureLog.add
 
@@ -69,7 +69,7 @@ def same(path_or_bytes: Any, picture: Picture) -> bool:
 
 @pytest.mark.parametrize("image_format", ["jpeg", "png"])
 def test_tensorboard_holds_the_very_bytes_that_were_encoded(image_format, drawn, tmp_path):
-    """`add_image` would take them through floating point and encode them a second time."""
+    """`add_image` would convert them to floating point and encode them a second time."""
     fit(tmp_path, callback(image_format=image_format), max_epochs=1)
     logged = pictures(tmp_path)
     assert {(tag, step) for tag in logged for step in logged[tag]} == set(drawn)
@@ -86,7 +86,7 @@ def test_tensorboard_is_told_the_size_of_a_picture(drawn, tmp_path):
     for event in EventFileLoader(str(path)).Load():
         for value in event.summary.value:
             if (value.tag, event.step) in drawn and value.tag.startswith("saliency/"):
-                # The loader turns an image into a tensor: width, height, then the bytes.
+                # The loader turns an image into a tensor of width, height and the encoded bytes.
                 width, height, _ = value.tensor.string_val
                 picture = drawn[value.tag, event.step]
                 assert (int(height), int(width)) == picture.shape[:2]
@@ -100,10 +100,10 @@ def test_a_writer_without_the_private_method_is_served_by_its_public_one(
     monkeypatch.delattr(SummaryWriter, "_get_file_writer")
 
     def add_scalars_no_more(*_: Any, **__: Any) -> None:
-        """All of the writer's own methods go through what was taken away."""
+        """Do nothing: the writer's own method goes through the one that was removed."""
 
     class Writer:
-        """As another package's writer would be: images in, by the documented method."""
+        """A writer as of another package, which takes images by the documented method."""
 
         def __init__(self) -> None:
             self.images: dict[tuple[str, int], Any] = {}
@@ -132,7 +132,7 @@ def test_a_writer_without_the_private_method_is_served_by_its_public_one(
 
 
 def test_a_writer_that_only_looks_like_torch_s_is_served_by_its_public_method(tmp_path):
-    """`tensorboardX`, which Lightning falls back to, has a method of the same private name."""
+    """`tensorboardX`, the fallback of Lightning, has a private method of the same name."""
     calls: list[str] = []
 
     class SummaryWriterOfAnother:
@@ -142,7 +142,7 @@ def test_a_writer_that_only_looks_like_torch_s_is_served_by_its_public_method(tm
         def add_image(self, tag: str, *_: Any, dataformats: str) -> None:
             calls.append(tag)
 
-    class TensorBoardLogger:  # dispatched by this name
+    class TensorBoardLogger:  # the name by which a logger is recognised
         experiment = SummaryWriterOfAnother()
 
     log = ours.PictureLog([TensorBoardLogger()], tmp_path, "jpeg")
@@ -160,7 +160,7 @@ def test_every_logger_that_takes_pictures_gets_them(tmp_path, drawn):
     first, second = pictures(tmp_path / "a"), pictures(tmp_path / "b")
     assert first == second
     assert sum(map(len, first.values())) == len(drawn) == 3
-    # They are in good hands: no files besides.
+    # One logger took the pictures, so there are no files.
     assert files(tmp_path) == []
 
 
@@ -191,7 +191,7 @@ def test_without_a_logger_that_takes_them_pictures_are_files(
 
 
 def test_a_logger_of_another_kind_that_has_no_folder_leaves_files(tmp_path, drawn, caplog):
-    """A logger of one's own, to a database or a service: Lightning asks no folder of it."""
+    """A user's logger for a database or a service, which needs no folder."""
     with caplog.at_level(logging.INFO, "pytorch_lightning"):
         fit(tmp_path, callback(), logger=Held(), max_epochs=1)
     assert len(files(tmp_path)) == len(drawn) == 3
@@ -210,13 +210,13 @@ def test_a_logger_of_another_kind_that_has_no_folder_leaves_files(tmp_path, draw
 def test_two_runs_do_not_mix(logger, tmp_path):
     for _ in range(2):
         fit(tmp_path, callback(), logger=logger(tmp_path), max_epochs=1)
-    runs = {Path(path).parents[2] for path in files(tmp_path)}  # over tag, image and step
+    runs = {Path(path).parents[2] for path in files(tmp_path)}  # above tag, image and step
     assert len(files(tmp_path)) == 2 * 3
     assert len(runs) == 2
 
 
 class Elsewhere(Held):
-    """A service that counts its runs, and keeps what it keeps locally in one folder."""
+    """A service that counts its runs and keeps all local files in one folder."""
 
     runs = 0
 
@@ -232,7 +232,7 @@ class Elsewhere(Held):
 
 
 class Uncounted(Elsewhere):
-    """Lightning's loggers may have no version."""
+    """Loggers of Lightning may lack a version."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -265,7 +265,7 @@ def test_the_line_that_says_where_names_a_folder_that_is_there(tmp_path, caplog)
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path) -> None:
-    """W&B keeps to the folder of the test, and prints nothing."""
+    """Keep W&B within the folder of the test, and silent."""
     for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR", "ARTIFACT_DIR"):
         monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "wandb_own"))
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -307,7 +307,7 @@ def test_wandb_gets_no_path_from_a_name(wandb_logger, tmp_path):
     media = next(iter((tmp_path / "log").glob("wandb/offline-run-*/files/media/images")))
     found = files(media)
     assert len(found) == 5 * 3
-    # A folder for the tag, a file for the image; no line break in a name.
+    # The tag is a folder, the image a file, and no name has a line break.
     assert all(path.count("/") == 1 and "\n" not in path for path in found), found
 
 
@@ -380,7 +380,7 @@ def test_different_names_stay_different_files(first, second, tmp_path):
 
 @pytest.mark.parametrize("letter", ["字", "𝔘"], ids=["three-bytes", "four-bytes"])
 def test_long_names_of_long_letters_are_files_too(letter, tmp_path):
-    """File systems count bytes, of which such letters have three or four."""
+    """File systems count bytes, and these letters have three or four."""
     fit(tmp_path, callback(probe=named(letter * 100)), logger=False, max_epochs=1)
     assert len(files(tmp_path)) == 3
 
@@ -396,19 +396,19 @@ def test_class_names_of_any_kind_are_drawn(class_name, drawn, tmp_path):
     fit(tmp_path, callback(probe=probe, targets="all", tile_size=96), max_epochs=1)
     assert steps(tmp_path) == [0, 4]
     for picture in drawn.values():
-        # A screen's width: two columns of 96 pixels do not call for more.
+        # Two columns of 96 pixels need no more than the width of a screen.
         assert picture.shape[1] <= 800
 
 
 def test_a_name_that_is_no_text_is_refused_by_the_probe():
-    """What is left of a file name in another encoding; TensorBoard could not write it."""
+    """As a file name in another encoding is decoded; TensorBoard could not write it."""
     with pytest.raises(ValueError, match=r"`names` must .*'bad.{1,8}name'"):
         ProbeBatch(torch.zeros(1, 1, 4, 4), names=["bad\udcffname"])
 
 
 @pytest.mark.parametrize("image_format", ["jpeg", "png"])
 def test_pictures_of_a_great_many_classes_can_be_logged(image_format, tmp_path):
-    """JPEG ends at 65,500 pixels; a film strip of all of ImageNet's classes is higher."""
+    """JPEG allows 65,500 pixels; a film strip of all ImageNet classes is higher."""
     from lightning_saliency.draw.mosaics import MosaicRenderer
     from lightning_saliency.record.observation import Snapshot
 

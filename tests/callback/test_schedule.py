@@ -1,4 +1,4 @@
-"""Scalars reach monitors in the epoch they belong to; those that would look in vain are refused."""
+"""Scalars reach monitors in their own epoch; monitors of what never comes are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Looked(pl.Callback):
-    """Notes what a monitor would see when validation and when the epoch has ended."""
+    """Notes what a monitor would see at the end of validation and of the epoch."""
 
     def __init__(self) -> None:
         self.at_validation: list[float] = []
@@ -61,7 +61,7 @@ def test_a_monitor_sees_the_value_of_its_own_epoch(validate, tmp_path):
     assert len(set(logged)) == 3
     if validate:
         assert looked.at_validation == pytest.approx(logged)
-    else:  # logged while the epoch ends, so seen by the monitors, which come after it
+    else:  # logged as the epoch ends, before the monitors run
         assert looked.at_epoch == pytest.approx(logged)
 
 
@@ -81,14 +81,14 @@ def test_early_stopping_and_checkpoints_can_follow_a_share(tmp_path):
             {"every_n_epochs": 3},
             lambda m: EarlyStopping(m),
             {},
-            "EarlyStopping looks at .* every epoch, more often than every 3 epochs",
+            "EarlyStopping looks at .* every epoch, more often than it is measured .every 3",
             id="early-stopping-every-epoch",
         ),
         pytest.param(
             {"epochs": [0, 2]},
             lambda m: ModelCheckpoint(monitor=m),
             {},
-            r"ModelCheckpoint looks at .* more often than the epochs \[0, 2\]",
+            r"ModelCheckpoint looks at .* more often than it is measured .in the epochs \[0, 2\]",
             id="chosen-epochs",
         ),
         pytest.param(

@@ -1,4 +1,4 @@
-"""What a check is given, and when it begins."""
+"""The arguments of a check, the condition it starts after, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sentences(check: AttentionCheck) -> list[str]:
     return [requirement.text for requirement in check.requirements]
 
 
-def test_without_arguments_it_asks_for_what_a_reference_tells():
+def test_without_arguments_it_requires_what_needs_a_reference():
     check = AttentionCheck()
     assert sentences(check) == ["moved_mass <= auto", "*.share within auto"]
     assert (check.reference, check.rule, check.reduce) == (None, "gradient", "square")
@@ -46,7 +46,7 @@ def test_requirements_are_added_to_those_of_the_reference(folder):
     assert sentences(AttentionCheck(require=[])) == []
 
 
-def test_it_judges_as_a_command_line_does(folder):
+def test_it_judges_as_the_command_line_does(folder):
     check = AttentionCheck(folder)
     assert check.evaluate(Candidate(info(), observation(9))).outcome == "pass"
     assert check.evaluate(Candidate(info(), observation(9, on_mark=0.6))).outcome == "fail"
@@ -66,13 +66,13 @@ def test_it_judges_as_a_command_line_does(folder):
         ({"patience": 0}, "`patience` must be an integer of at least 1, got 0"),
         ({"patience": 1.5}, "`patience` must be an integer"),
         ({"patience": True}, "`patience` must be an integer"),
-        ({"patience": 2}, "`patience` of more than 1 needs `start_after`"),
+        ({"patience": 2}, "`patience` above 1 needs `start_after`: without it, only one"),
         ({"start_after": "soon"}, "`start_after` must read like 'val_acc>0.8', got 'soon'"),
         ({"start_after": 0.8}, "`start_after` must read like"),
-        ({"require": ["x >= 1"]}, "must be on 'moved_mass'"),
+        ({"require": ["x >= 1"]}, "must be on '<region>.share' or 'moved_mass'"),
     ],
 )
-def test_a_wrong_value_is_told_at_once(given, message):
+def test_a_wrong_value_is_refused_at_once(given, message):
     with pytest.raises(ValueError, match=message):
         AttentionCheck(**given)
 
@@ -86,12 +86,12 @@ def test_a_wrong_value_is_told_at_once(given, message):
         ({"require": [3]}, "a requirement must be a sentence"),
     ],
 )
-def test_a_wrong_type_is_told_at_once(given, message):
+def test_a_wrong_type_is_refused_at_once(given, message):
     with pytest.raises(TypeError, match=message):
         AttentionCheck(**given)
 
 
-def test_a_reference_that_is_missing_or_damaged_is_told_at_once(folder, tmp_path):
+def test_a_reference_that_is_missing_or_damaged_is_refused_at_once(folder, tmp_path):
     with pytest.raises(RecordError, match=r"there is no file .*absent/reference\.json"):
         AttentionCheck(tmp_path / "absent")
     (folder / "reference.safetensors").write_bytes(b"x" * 100)
@@ -100,16 +100,16 @@ def test_a_reference_that_is_missing_or_damaged_is_told_at_once(folder, tmp_path
 
 
 @pytest.mark.parametrize("other", [{"rule": "deconvnet"}, {"reduce": "abs_max"}])
-def test_a_reference_that_was_measured_otherwise_is_told_at_once(folder, other):
-    """And not when training is over."""
-    message = r"must be those that the reference was measured by, \('gradient', 'square'\), got \("
+def test_a_reference_that_was_measured_differently_is_refused_at_once(folder, other):
+    """The error must not wait until training is over."""
+    message = r"must be those of the reference, \('gradient', 'square'\), got \("
     with pytest.raises(ValueError, match=message):
         AttentionCheck(folder, **other)
 
 
 @pytest.mark.parametrize("rule", ["guided_backprop", "deconvnet"])
-def test_a_rule_that_lets_much_pass_is_warned_of(rule):
-    with pytest.warns(SaliencyWarning, match=f"a check on '{rule}' lets much pass"):
+def test_a_rule_that_misses_a_lot_is_warned_about(rule):
+    with pytest.warns(SaliencyWarning, match=f"a check on '{rule}' misses a lot"):
         AttentionCheck(rule=rule)
 
 
@@ -145,24 +145,24 @@ def test_a_condition_on_a_metric(text, value, holds):
     assert Condition.parse(str(condition)) == condition
 
 
-NO_CONDITIONS = (
+NOT_CONDITIONS = (
     *("", "val_acc", ">0.8", "val_acc>", "val_acc=0.8", "val_acc>high", "0.8<val_acc", "a>b>0.5"),
     *("val_acc>nan", "val_loss<inf", None),
 )
 
 
-@pytest.mark.parametrize("text", NO_CONDITIONS)
-def test_what_is_no_condition(text):
-    """A comparison with NaN would hold never, and the check would be silent for ever."""
+@pytest.mark.parametrize("text", NOT_CONDITIONS)
+def test_what_is_not_a_condition(text):
+    """A comparison with NaN would never hold, and the check would stay silent forever."""
     with pytest.raises(ValueError, match=r"`start_after` must read like 'val_acc>0\.8', got"):
         Condition.parse(text)
 
 
-def test_a_condition_is_told_as_it_is():
+def test_a_condition_is_printed_as_it_was_written():
     assert str(Condition.parse(" val_acc >= 0.81234567 ")) == "val_acc>=0.81234567"
 
 
 def test_stopping_needs_a_moment_before_the_end():
-    with pytest.raises(ValueError, match="`on_fail='stop'` needs `start_after`: without, training"):
+    with pytest.raises(ValueError, match="`on_fail='stop'` needs `start_after`: without it, a run"):
         AttentionCheck(on_fail="stop")
     AttentionCheck(on_fail="stop", start_after="val_acc>0.5")

@@ -1,4 +1,4 @@
-"""Verdicts by hand: profiles of two cells, between which moved mass is a difference of numbers."""
+"""Verdicts by hand, with profiles of two cells: their moved mass is a difference of two numbers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lightning_saliency.check.verdict import Finding, Verdict
 from lightning_saliency.record.observation import Measured
 
 NAN = math.nan
-ALL = torch.tensor([0, 0, 1, 2])  # classes of four images
+ALL = torch.tensor([0, 0, 1, 2])  # the classes of four images
 MOVED = ("moved_mass <= auto",)
 
 
 def profiles(parts: Sequence[float]) -> Tensor:
-    """A profile an image: ``part`` of the mass in the first cell, the rest in the last."""
+    """One profile per image, with ``parts`` of its mass in the first cell, the rest in the last."""
     found = torch.zeros(len(parts), 8, 8, dtype=torch.float64)
     found[:, 0, 0] = torch.tensor(parts, dtype=torch.float64)
     found[:, 7, 7] = 1 - found[:, 0, 0]
@@ -67,7 +67,7 @@ def reference(
     shares: Sequence[float] | None = None,
     metrics: Sequence[dict[str, float]] | None = None,
 ) -> Reference:
-    """Good runs whose images have such parts of their gradient in the first cell."""
+    """Good runs, each with the ``parts`` of its images as in :func:`seen`."""
     count = len(runs)
     each = torch.tensor(shares or [0.5] * count, dtype=torch.float64)
     known = metrics or [{}] * count
@@ -108,13 +108,14 @@ def test_fewer_than_three_runs_only_warn(runs, part, mark):
     found = finding(verdict)
     assert found.value == pytest.approx(part - 0.5)
     assert (found.low, found.high, found.mark) == (None, 0.25, mark)
-    assert "tells no spread" in found.source or "2 good runs tell no spread" in found.source
+    too_few = "one good run has no spread" if len(runs) == 1 else "2 good runs are too few"
+    assert found.source == f"a rule of thumb: {too_few}"
     assert verdict.outcome == "pass"
     assert verdict.exit_code == 0
     assert len(verdict.warnings) == (mark == "warn")
 
 
-def test_what_is_warned_of_fails_where_that_is_asked_for():
+def test_warnings_fail_if_that_is_asked_for():
     verdict = held(seen([0.76] * 4), reference(even(0.5)), strict=True)
     assert (verdict.outcome, verdict.exit_code) == ("fail", 1)
     assert finding(verdict).mark == "fail"
@@ -122,7 +123,7 @@ def test_what_is_warned_of_fails_where_that_is_asked_for():
 
 
 def test_the_bound_of_three_runs_by_hand():
-    """Left out, 0.5 is 0.05 from the mean of the others, 0.5 is so too, and 0.6 is 0.1 away."""
+    """Left out, each 0.5 is 0.05 from the mean of the others, and 0.6 is 0.1 from it."""
     good = reference(even(0.5, 0.5, 0.6))
     expected = math.sqrt((2 * 0.05**2 + 0.1**2) / 3 * stats.f.ppf(0.99, 5, 15))
     found = finding(held(seen([0.5] * 4), good))
@@ -147,8 +148,8 @@ def test_the_bound_of_five_runs_by_hand():
     assert found.high == pytest.approx(expected)
 
 
-def test_runs_that_are_equally_far_apart_leave_twice_as_much():
-    """Each is 0.4/3 from the mean of the others: nothing is known of a spread, and none needed."""
+def test_runs_that_are_equally_far_apart_allow_twice_as_much():
+    """Each is 0.4/3 from the mean of the others; the bound needs no spread of these distances."""
     found = finding(held(seen([0.5] * 4), reference(even(0.4, 0.4, 0.6, 0.6))))
     assert found.high == pytest.approx(0.4 / 3 * math.sqrt(stats.f.ppf(0.99, 5, 20)))
     assert 1.9 < found.high / (0.4 / 3) < 2.1
@@ -157,14 +158,14 @@ def test_runs_that_are_equally_far_apart_leave_twice_as_much():
 def test_a_bound_that_nothing_exceeds_says_so():
     found = finding(held(seen([1.0] * 4), reference(even(0.0, 0.1, 1.0))))
     assert found.high == 1.0
-    assert found.source.endswith("too far apart to tell; add good runs")
+    assert found.source.endswith("too far apart to judge by; add more")
 
 
 # --- shares
 
 
 def test_the_bounds_of_a_share_by_hand_with_the_confidence_shared_out():
-    """On a log scale; moved mass has one bound and each share two, so 1 % is split in three."""
+    """Moved mass has one bound and the share two on a log scale, so 1 % is split in three."""
     shares = [0.4, 0.5, 0.6]
     logs = [math.log(s) for s in shares]
     mean = sum(logs) / 3
@@ -198,7 +199,7 @@ def test_a_bound_that_two_sentences_ask_for_counts_once():
     ("share", "mark"),
     [(0.2, "pass"), (0.6, "pass"), (0.19, "warn"), (0.61, "warn")],
 )
-def test_a_share_beside_one_run_may_change_by_half(share, mark):
+def test_with_one_good_run_a_share_may_change_by_half(share, mark):
     good = reference(even(0.5), [0.4])
     verdict = held(seen([0.5] * 4, share), good, ["*.share within auto"])
     found = finding(verdict, "object.share")
@@ -207,7 +208,7 @@ def test_a_share_beside_one_run_may_change_by_half(share, mark):
     assert verdict.outcome == "pass"
 
 
-def test_a_region_that_never_had_anything_may_stay_without():
+def test_a_region_that_never_had_a_share_may_stay_without():
     good = reference(even(0.4, 0.5, 0.6), [0.0, 0.0, 0.0])
     assert held(seen([0.5] * 4, 0.0), good, ["*.share within auto"]).outcome == "pass"
     assert held(seen([0.5] * 4, 0.3), good, ["*.share within auto"]).outcome == "fail"
@@ -221,7 +222,7 @@ def test_a_region_that_has_everything_may_keep_it():
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1 / 3, 0.9])
 def test_a_share_that_is_the_same_in_all_runs_may_stay_the_same(share):
-    """Through a logarithm and back it is another number in the last place."""
+    """Taking a logarithm and its inverse changes the last digit, which must not matter."""
     good = reference(even(0.4, 0.5, 0.6), [share] * 3)
     assert held(seen([0.5] * 4, share), good, ["*.share within auto"]).outcome == "pass"
 
@@ -239,7 +240,7 @@ def test_a_share_that_is_the_same_in_all_runs_may_stay_the_same(share):
         ("*.share <= 0.49", "fail"),
     ],
 )
-@pytest.mark.parametrize("good", [None, 1], ids=["alone", "beside-one-run"])
+@pytest.mark.parametrize("good", [None, 1], ids=["alone", "with-one-run"])
 def test_a_bound_that_is_a_number_fails_with_and_without_a_reference(sentence, outcome, good):
     verdict = held(seen([0.5] * 4), good and reference(even(0.5)), [sentence])
     assert verdict.outcome == outcome
@@ -247,11 +248,11 @@ def test_a_bound_that_is_a_number_fails_with_and_without_a_reference(sentence, o
 
 
 @pytest.mark.parametrize("sentence", ["moved_mass <= 0.1", "moved_mass <= auto", "*.share <= auto"])
-def test_what_only_a_reference_tells_is_not_passed_without_one(sentence):
+def test_what_needs_a_reference_does_not_pass_without_one(sentence):
     verdict = held(seen([0.5] * 4), None, [sentence, "object.share >= 0.1"])
     assert (verdict.outcome, verdict.exit_code) == ("no reference", 3)
     assert verdict.why == f"{sentence!r} needs one"
-    assert len(verdict.findings) == 1  # what could be judged is told
+    assert len(verdict.findings) == 1  # What could be judged is reported.
     failed = held(seen([0.5] * 4), None, [sentence, "object.share >= 0.9"])
     assert failed.outcome == "fail"
 
@@ -262,7 +263,7 @@ def test_moved_mass_may_have_a_bound_of_its_own():
     assert held(seen([0.6] * 4), good, ["moved_mass <= 0.09"]).outcome == "fail"
 
 
-def test_nothing_that_was_not_looked_at_passes():
+def test_nothing_passes_that_was_not_evaluated():
     without_masks = Candidate(told(areas={}), seen([0.5] * 4).observation)
     assert held(seen([0.5] * 4), None, []).outcome == "no reference"
     assert held(seen([0.5] * 4), None, []).why == "nothing is required"
@@ -270,7 +271,7 @@ def test_nothing_that_was_not_looked_at_passes():
     good = reference(even(0.5))
     verdict = held(seen([0.5] * 4), good, [])
     assert verdict.outcome == "inconclusive"
-    assert verdict.why == "no requirement is on anything that was measured"
+    assert verdict.why == "no requirement applies to anything that was measured"
 
 
 def test_a_region_without_a_mask_is_an_error():
@@ -284,12 +285,12 @@ def test_a_region_without_a_mask_is_an_error():
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        pytest.param({"fingerprint": "e" * 64}, "other probes", id="probe"),
-        pytest.param({"areas": {"mark": 0.1}}, "other probes", id="regions"),
-        pytest.param({"rule": "deconvnet"}, r"other rules, gradient \(square\) and", id="rule"),
-        pytest.param({"reduce": "abs_max"}, "other rules", id="reduction"),
-        pytest.param({"class_names": ("dog", "cat", "cow")}, "another order", id="classes"),
-        pytest.param({"classes": ALL.flip(0)}, "without labels it is those predicted", id="labels"),
+        pytest.param({"fingerprint": "e" * 64}, "their probes differ", id="probe"),
+        pytest.param({"areas": {"mark": 0.1}}, "their probes differ", id="regions"),
+        pytest.param({"rule": "deconvnet"}, r"different rules, gradient \(square\) and", id="rule"),
+        pytest.param({"reduce": "abs_max"}, "different rules", id="reduction"),
+        pytest.param({"class_names": ("dog", "cat", "cow")}, "in their order", id="classes"),
+        pytest.param({"classes": ALL.flip(0)}, "without labels, a probe measures", id="labels"),
     ],
 )
 def test_runs_of_another_kind_are_not_compared(changed, why):
@@ -299,19 +300,19 @@ def test_runs_of_another_kind_are_not_compared(changed, why):
     assert verdict.findings == ()
 
 
-# --- maps that say nothing
+# --- maps that are empty
 
 
 def test_half_of_the_maps_or_more_that_are_empty_are_inconclusive():
     good = reference(even(0.4, 0.5, 0.6))
     verdict = held(seen([NAN, NAN, 0.5, 0.5]), good)
     assert (verdict.outcome, verdict.exit_code) == ("inconclusive", 5)
-    assert verdict.why == "2 of 4 maps are here or in a good run all zero or not finite"
+    assert verdict.why == "2 of 4 maps are all zero or not finite, here or in a good run"
     assert held(seen([NAN] * 4), None, ["object.share >= 0.1"]).outcome == "inconclusive"
 
 
 def test_an_image_that_is_left_out_is_left_out_of_the_good_runs_too():
-    """The first image looks elsewhere in every run: without it, means would seem to move."""
+    """The first image looks elsewhere in every good run, so leaving it out moves their means."""
     runs = [[1.0, part, part, part] for part in (0.10, 0.12, 0.14)]
     verdict = held(seen([NAN, 0.12, 0.12, 0.12]), reference(runs))
     assert (verdict.outcome, verdict.left_out) == ("pass", 1)
@@ -335,10 +336,10 @@ def test_good_runs_that_measured_nothing_decide_nothing():
     assert verdict.outcome == "inconclusive"
 
 
-# --- what is told beside
+# --- what else a verdict reports
 
 
-def test_what_grew_is_a_region_where_one_grew_as_much_as_any_cell():
+def test_what_grew_is_a_region_if_one_grew_as_much_as_any_cell():
     good = reference(even(0.1), [0.1])
     cell = held(seen([0.6] * 4, 0.3), good).growth
     assert (cell.region, cell.row, cell.column) == (None, 0, 0)
@@ -349,7 +350,7 @@ def test_what_grew_is_a_region_where_one_grew_as_much_as_any_cell():
     assert region.place == "the region 'object'"
 
 
-def test_a_class_that_moves_alone_is_warned_of_and_fails_where_warnings_do():
+def test_a_class_that_moves_alone_is_a_warning_and_fails_if_warnings_do():
     parts = (0.48, 0.5, 0.52)
     run = seen([0.5, 0.5, 0.5, 0.9])
     verdict = held(run, reference(even(*parts)), ["moved_mass <= 0.5"])
@@ -358,27 +359,27 @@ def test_a_class_that_moves_alone_is_warned_of_and_fails_where_warnings_do():
     assert verdict.classes[0].index == 2
     assert verdict.classes[0].moved == pytest.approx(0.4)
     square = (0.03**2 + 0.0**2 + 0.03**2) / 3
-    bound = math.sqrt(square * stats.f.ppf(1 - 0.01 / 3, 5, 15))  # shared out over three
+    bound = math.sqrt(square * stats.f.ppf(1 - 0.01 / 3, 5, 15))  # shared out over 3 classes
     assert verdict.classes[0].bound == pytest.approx(bound)
     assert verdict.warnings == (f"class cow moved 0.400 (bound {bound:.3f})",)
     strict = held(run, reference(even(*parts)), ["moved_mass <= 0.5"], strict=True)
     assert strict.outcome == "fail"
 
 
-def test_classes_have_no_bound_beside_fewer_than_three_runs():
+def test_classes_have_no_bound_with_fewer_than_three_good_runs():
     verdict = held(seen([0.5, 0.5, 0.5, 1.0]), reference(even(0.4, 0.6)))
     assert all(c.bound is None and not c.surprising for c in verdict.classes)
     assert verdict.warnings == ()
 
 
-def test_classes_and_images_are_told_the_worst_first():
+def test_classes_and_images_are_listed_worst_first():
     verdict = held(seen([0.6, 0.7, 0.55, 0.9]), reference(even(0.5)))
     assert [(i.name, i.index) for i in verdict.images] == [("d", 3), ("b", 1), ("a", 0), ("c", 2)]
     assert [i.moved for i in verdict.images] == pytest.approx([0.4, 0.2, 0.1, 0.05])
     assert [c.name for c in verdict.classes] == ["cow", "cat", "dog"]
 
 
-def test_classes_without_names_are_numbers_and_one_beyond_the_names_too():
+def test_classes_without_names_are_numbered():
     run = seen([0.5] * 4, class_names=None)
     good = reference(even(0.5))
     object.__setattr__(good, "info", told(class_names=None))
@@ -425,13 +426,13 @@ def test_one_image_of_one_class_is_judged_like_any_other():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 5])
-def test_of_a_hundred_good_runs_one_fails_or_none(count):
-    """What the bounds promise, of all of them together and of the classes together."""
+def test_of_a_hundred_good_runs_at_most_one_fails(count):
+    """The bounds promise this of all requirements together, and again of all classes together."""
     torch.manual_seed(0)
     base = torch.distributions.Dirichlet(torch.full((64,), 0.3).double()).sample((4,))
 
     def draw() -> tuple[Tensor, Tensor]:
-        """The profiles and shares of a run; runs differ as a whole, and in each image."""
+        """The profiles and shares of a run. Runs differ as a whole, and in each image."""
         noise = 0.35 * torch.randn(64).double() + 0.4 * torch.randn(4, 64).double()
         parts = base * noise.exp()
         grid = (parts / parts.sum(dim=1, keepdim=True)).view(4, 8, 8)
@@ -447,7 +448,7 @@ def test_of_a_hundred_good_runs_one_fails_or_none(count):
         measured = replace(run.observation.measured, profiles=grid, shares={"object": share})
         new = replace(run, observation=replace(run.observation, measured=measured))
         verdict = held(new, held_to, DEFAULT)
-        failed += verdict.outcome == "fail"
+        failed += verdict.failed
         surprising += any(c.surprising for c in verdict.classes)
     assert failed <= 12
     assert surprising <= 12

@@ -1,4 +1,4 @@
-"""References: made of good runs, kept in two files, read without trust."""
+"""References: made from good runs, kept in two files, read without trusting them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import safetensors.torch
 import torch
 from records import CLASSES, IMAGES, info, observation, photos, record
 
-from lightning_saliency.check.measures import left_out_moves
 from lightning_saliency.check.reference import (
     NUMBERS_FILE,
     REFERENCE_FILE,
@@ -43,7 +42,7 @@ def equal(first: Reference, second: Reference) -> bool:
     return all(same(getattr(first, n), getattr(second, n)) for n in Reference.__dataclass_fields__)
 
 
-# --- made of runs
+# --- made from runs
 
 
 def test_it_holds_what_the_last_observations_measured(runs):
@@ -56,7 +55,7 @@ def test_it_holds_what_the_last_observations_measured(runs):
         assert found.run_shares(region) == pytest.approx(stacked.mean(dim=1).tolist())
     assert found.classes.tolist() == [0, 1, 2, 0, 1, 2]
     assert [run.seed for run in found.runs] == [0, 1, 2]
-    assert found.metrics() == {"val_acc": pytest.approx(0.91)}  # the others did not log `lr`
+    assert found.metrics() == {"val_acc": pytest.approx(0.91)}  # Not all runs logged `lr`.
     assert torch.equal(found.photos, photos())
     assert found.reason == "they generalise"
     assert found.history == ()
@@ -72,16 +71,8 @@ def test_profiles_are_means_in_one_order_or_the_other(runs):
     assert float(found.profile().sum()) == pytest.approx(1)
 
 
-def test_left_out_moves_by_hand():
-    """Two cells; the mean of the other two is 0.45, 0.4 and 0.35 in the first."""
-    parts = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64)
-    profiles = torch.zeros(3, 8, 8, dtype=torch.float64)
-    profiles[:, 0, 0], profiles[:, 7, 7] = parts, 1 - parts
-    assert left_out_moves(profiles) == pytest.approx([0.15, 0.0, 0.15])
-
-
 def test_the_mean_map_is_of_maps_of_equal_mass(tmp_path):
-    """A run with one bright pixel does not drown one with many."""
+    """A run with many bright pixels counts no more than a run with one."""
     maps = [torch.zeros(IMAGES, 4, 4), torch.ones(IMAGES, 4, 4)]
     maps[0][:, 0, 0] = 1
     folders = []
@@ -96,11 +87,11 @@ def test_the_mean_map_is_of_maps_of_equal_mass(tmp_path):
     assert found[1, 1] == pytest.approx((1 / 16) / (17 / 16), rel=1e-3)
 
 
-# --- what it is not made of
+# --- what it cannot be made from
 
 
 @pytest.mark.parametrize("given", [[], (), "logs", Path("logs")], ids=repr)
-def test_it_is_made_of_a_list_of_runs(given):
+def test_it_needs_a_list_of_runs(given):
     with pytest.raises(RecordError, match="a reference needs a list of at least one run"):
         Reference.from_runs(given)
 
@@ -108,22 +99,22 @@ def test_it_is_made_of_a_list_of_runs(given):
 def test_copies_are_refused(runs, tmp_path):
     again = record(tmp_path / "again", 1)
     for given in ([runs[0], runs[0]], [runs[0], runs[1], again], [runs[0], runs[0] / "saliency"]):
-        with pytest.raises(RecordError, match=r"hold the same maps to the last bit: a run twice"):
+        with pytest.raises(RecordError, match=r"hold identical maps: a run was given twice"):
             Reference.from_runs(given)
 
 
 @pytest.mark.parametrize(
     ("told", "changed", "why"),
     [
-        ({"fingerprint": "e" * 64}, {"fingerprint": "e" * 64}, "of other probes"),
+        ({"fingerprint": "e" * 64}, {"fingerprint": "e" * 64}, "their probes differ"),
         (
             {"rule": "deconvnet"},
             {},
-            r"by other rules, gradient \(square\) and deconvnet \(square\)",
+            r"by different rules, gradient \(square\) and deconvnet \(square\)",
         ),
-        ({"reduce": "abs_max"}, {}, "by other rules"),
-        ({"class_names": None}, {}, "other names or another order"),
-        ({"class_names": CLASSES[::-1]}, {}, "other names or another order"),
+        ({"reduce": "abs_max"}, {}, "by different rules"),
+        ({"class_names": None}, {}, "in their names or in their order"),
+        ({"class_names": CLASSES[::-1]}, {}, "in their names or in their order"),
     ],
 )
 def test_runs_of_different_kinds_are_refused(told, changed, why, runs, tmp_path):
@@ -132,7 +123,7 @@ def test_runs_of_different_kinds_are_refused(told, changed, why, runs, tmp_path)
         Reference.from_runs([runs[0], other])
 
 
-def test_an_unlabelled_probe_whose_predictions_differ_is_told_to_have_labels(tmp_path):
+def test_an_unlabelled_probe_whose_predictions_differ_needs_labels(tmp_path):
     data = observation(1)
     swapped = replace(data.measured, classes=data.measured.classes.flip(0))
     folders = []
@@ -141,12 +132,12 @@ def test_an_unlabelled_probe_whose_predictions_differ_is_told_to_have_labels(tmp
         recorder.begin(info(labels=None), photos(), after=-1)
         recorder.add(replace(data, measured=measured))
         folders.append(tmp_path / str(number))
-    with pytest.raises(NotComparableError, match="of a probe without labels it is those predicted"):
+    with pytest.raises(NotComparableError, match="without labels, a probe measures the predic"):
         Reference.from_runs(folders)
     assert Reference.from_runs(folders[:1]).info.labels is None
 
 
-def test_a_run_whose_maps_are_empty_is_no_good_one(runs, tmp_path):
+def test_a_run_whose_maps_are_empty_is_not_a_good_run(runs, tmp_path):
     data = observation(5)
     profiles = data.measured.profiles.clone()
     profiles[: IMAGES // 2] = float("nan")
@@ -182,10 +173,10 @@ def test_it_is_read_as_it_was_written(runs, tmp_path):
     assert equal(Reference.load(tmp_path / "a" / "ref"), made)
     assert equal(Reference.load(str(tmp_path / "a" / "ref")), made)
     told = (tmp_path / "a" / "ref" / REFERENCE_FILE).read_text()
-    assert "größer" in told  # a person reads it
+    assert "größer" in told  # Letters are not escaped, because people read the file.
 
 
-def test_a_requirement_that_a_person_wrote_into_it_is_heeded(runs, tmp_path):
+def test_a_requirement_that_a_person_wrote_into_it_is_used(runs, tmp_path):
     Reference.from_runs(runs).save(tmp_path / "ref")
     path = tmp_path / "ref" / REFERENCE_FILE
     told = json.loads(path.read_text())
@@ -282,13 +273,13 @@ DAMAGE: list[Any] = [
         "`runs` must be an integer of at least 1",
         id="history-of-more",
     ),
-    pytest.param(fewer_runs, "other runs or images than reference.json", id="fewer-runs"),
+    pytest.param(fewer_runs, "its runs or images are not those of reference.json", id="fewer-runs"),
     pytest.param(
-        changed_json(numbers="0" * 64), "belongs to another reference than", id="other-half"
+        changed_json(numbers="0" * 64), "does not belong to this reference.json", id="other-half"
     ),
     pytest.param(
         changed_numbers("share.mark", lambda s: s / 2),
-        "belongs to another reference",
+        "does not belong to this reference.json",
         id="one-number",
     ),
     pytest.param(with_bytes(NUMBERS_FILE, lambda b: b""), NUMBERS, id="numbers-empty"),

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_saliency.check.report import TerminalStyle, as_json, as_junit, as_text, plain
+from lightning_saliency.check.report import TerminalStyle, as_json, as_junit, as_text
 from lightning_saliency.check.verdict import Finding, Growth, Moved, Occluded, Verdict
+from lightning_saliency.functional.text import plain
 
 MOVED = Finding(
     requirement="moved_mass <= auto",
@@ -66,14 +67,14 @@ FAIL  v3, against 3 good runs
   fail  moved_mass    0.584  at most 0.223  (3 good runs: 0.055 ± 0.009, from 0.048 to 0.066)
   pass  object.share  0.905  at most 0.950  (3 good runs: 0.905 ± 0.010, from 0.895 to 0.915; \
 25.0% of the area)
-  1 image left out: here or in a good run its map is all zero or not finite
-  What grew: the region 'mark', from 2.6% of the gradient to 60.6%
+  1 image left out: its map is all zero or not finite, here or in a good run
+  What grew: the region 'mark', from 2.6% to 60.6% of the gradient
   Hiding it lowers the probability of the label: 0.980 with it, 0.120 without
   Classes that moved most: cat (0.59), dog (0.10)
   Images that moved most: image 4 (0.59), image 0 (0.58)
   The run's own metrics: val_acc 0.990 (good runs 0.930)
   Pictures: v3/attention.png
-  If the change is meant (better with three new runs than with one):
+  If the change is intended (three new runs are better than one):
     lightning-saliency approve v3"""
     )
 
@@ -82,7 +83,7 @@ def test_a_pass_with_warnings_says_which():
     warned = replace(
         PASS,
         findings=(
-            replace(MOVED, mark="warn", source="a rule of thumb: one good run tells no spread"),
+            replace(MOVED, mark="warn", source="a rule of thumb: one good run has no spread"),
         ),
         growth=Growth(None, 0, 7, 0.02, 0.3),
         occluded=Occluded(0.9, 0.95),
@@ -93,20 +94,20 @@ def test_a_pass_with_warnings_says_which():
         as_text(warned, "v3", accept="lightning-saliency approve v3")
         == """\
 PASS, with warnings  v3, against 1 good run
-  warn  moved_mass  0.055  at most 0.223  (a rule of thumb: one good run tells no spread)
-  2 images left out: here or in a good run their maps are all zero or not finite
-  What grew: row 1, column 8 of the 8×8 grid, from 2.0% of the gradient to 30.0%
+  warn  moved_mass  0.055  at most 0.223  (a rule of thumb: one good run has no spread)
+  2 images left out: their maps are all zero or not finite, here or in a good run
+  What grew: row 1, column 8 of the 8×8 grid, from 2.0% to 30.0% of the gradient
   Hiding it does not lower the probability of the label: 0.900 with it, 0.950 without"""
     )
 
 
-def test_a_class_alone_is_told_whether_it_warns_or_fails():
+def test_a_class_alone_warns_or_fails():
     moved = (Moved("cow", 2, 0.4, 0.25),)
-    assert "  warn  moved_mass of cow  0.400  at most 0.250   (one class alone)" in as_text(
+    assert "  warn  moved_mass of cow  0.400  at most 0.250   (this class alone)" in as_text(
         replace(PASS, classes=moved), "v3"
     )
     strict = replace(PASS, outcome="fail", classes=moved)
-    assert "  fail  moved_mass of cow  0.400  at most 0.250   (one class alone)" in as_text(
+    assert "  fail  moved_mass of cow  0.400  at most 0.250   (this class alone)" in as_text(
         strict, "v3"
     )
 
@@ -119,8 +120,8 @@ def test_a_class_alone_is_told_whether_it_warns_or_fails():
             "NO REFERENCE  v3: there is none in ref",
         ),
         (
-            Verdict("not comparable", why="they are of other probes"),
-            "NOT COMPARABLE  v3: they are of other probes",
+            Verdict("not comparable", why="their probes differ"),
+            "NOT COMPARABLE  v3: their probes differ",
         ),
         (
             Verdict("inconclusive", why="3 of 4 maps are all zero", left_out=3),
@@ -133,7 +134,7 @@ def test_the_other_outcomes_as_a_person_sees_them(verdict, text):
     assert as_text(verdict, "v3", accept="approve") == text
 
 
-def test_without_an_accuracy_the_first_metrics_are_told():
+def test_without_an_accuracy_the_first_metrics_are_named():
     metrics = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}
     told = as_text(replace(FAIL, metrics=metrics, reference_metrics={}, good_runs=0), "v3")
     assert "The run's own metrics: a 1.000, b 2.000, c 3.000" in told
@@ -143,7 +144,7 @@ def test_without_an_accuracy_the_first_metrics_are_told():
 # --- colours
 
 
-def test_colours_are_on_where_asked_for_and_nowhere_else():
+def test_colours_are_used_if_asked_for_and_do_not_change_the_layout():
     plainly = as_text(FAIL, "v3", accept="approve v3")
     coloured = as_text(FAIL, "v3", accept="approve v3", style=TerminalStyle(on=True))
     assert "\x1b" not in plainly
@@ -177,16 +178,16 @@ def test_names_cannot_reach_the_terminal():
     assert not BAD.search(told)
     told.encode()
     lines = as_text(replace(HOSTILE, why=""), "v3").splitlines()
-    assert len(lines) == len(as_text(FAIL, "v3").splitlines()) - 1  # one finding less
+    assert len(lines) == len(as_text(FAIL, "v3").splitlines()) - 1  # There is one finding less.
 
 
-def test_of_many_classes_the_worst_are_told_and_the_others_counted():
+def test_of_many_classes_the_worst_are_named_and_the_others_counted():
     moved = tuple(Moved(str(i), i, 0.9 - i / 100, 0.25) for i in range(10))
     told = as_text(replace(PASS, classes=moved), "v3")
-    assert told.count("(one class alone)") == 3
+    assert told.count("(this class alone)") == 3
     assert "\n  … and 7 more classes\n" in told
     failing = replace(FAIL, classes=moved)
-    assert "one class alone" not in as_text(failing, "v3")  # they are no news there
+    assert "this class alone" not in as_text(failing, "v3")  # A finding failed already.
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_names_cannot_break_the_xml():
         value for element in suite.iter() for value in element.attrib.values()
     )
     assert not BAD.search(text)
-    assert "<b a=\"'&]]>" in text  # as text
+    assert "<b a=\"'&]]>" in text  # It is kept as text, not as markup.
 
 
 def test_names_cannot_break_the_json():
@@ -291,4 +292,4 @@ def test_the_cases_of_a_build_server_are_named_and_say_why():
         ("v3", "*.share within auto [object.share]"),
     ]
     [failure] = suite.findall("testcase/failure")
-    assert failure.get("message") == "moved_mass is 0.584, allowed is at most 0.223"
+    assert failure.get("message") == "moved_mass is 0.584; allowed: at most 0.223"

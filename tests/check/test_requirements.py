@@ -1,4 +1,4 @@
-"""Small sentences: what they mean, what they judge, and how a wrong one is answered."""
+"""Requirements: what a sentence means, what it judges, and how a wrong one is refused."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_what_a_sentence_means(text, measure, relation, bound):
         ("object.share == 0.5", "must read like"),
         ("object.share >= 0.5 please", "must read like"),
         (">= 0.5", "must read like"),
-        ("object >= 0.5", "must be on 'moved_mass' or on '<region>.share'"),
-        (".share >= 0.5", "must be on 'moved_mass' or on"),
-        ("Moved_mass <= auto", "must be on 'moved_mass' or on"),
+        ("object >= 0.5", "must be on '<region>.share' or 'moved_mass'"),
+        (".share >= 0.5", "must be on '<region>.share' or"),
+        ("Moved_mass <= auto", "must be on '<region>.share' or"),
         ("moved_mass >= 0.1", "'moved_mass' takes only '<='"),
         ("moved_mass within auto", "'moved_mass' takes only '<='"),
-        ("object.share within 0.5", "'within' takes 'auto' only"),
+        ("object.share within 0.5", "'within' takes only 'auto'"),
         ("object.share >= 60", "a bound must be 'auto' or a number from 0 to 1"),
         ("object.share >= 60%", "a bound must be 'auto' or a number"),
         ("object.share >= -0.1", "a bound must be 'auto' or a number"),
@@ -63,24 +63,24 @@ def test_what_a_sentence_means(text, measure, relation, bound):
         ("object.share >= Auto", "a bound must be 'auto' or a number"),
     ],
 )
-def test_what_is_no_sentence(text, message):
+def test_what_is_not_a_requirement(text, message):
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         Requirement.parse(text)
     assert repr(text) in str(raised.value)
 
 
 @pytest.mark.parametrize("value", [None, 3, ["moved_mass <= auto"], b"moved_mass <= auto"])
-def test_what_is_no_text(value):
+def test_what_is_not_text(value):
     with pytest.raises(TypeError, match="a requirement must be a sentence such as"):
         Requirement.parse(value)
 
 
-def test_one_sentence_is_no_list_of_them():
+def test_one_sentence_is_not_a_list():
     with pytest.raises(TypeError, match="requirements must be a list of sentences, got 'moved_m"):
         parse_all("moved_mass <= auto")
 
 
-def test_a_sentence_twice_counts_once():
+def test_a_repeated_sentence_counts_once():
     assert len(parse_all([*DEFAULT, *DEFAULT, " moved_mass <= auto "])) == 2
 
 
@@ -103,7 +103,7 @@ def test_what_it_judges():
     assert names("*.share >= 0.1", []) == []
 
 
-def test_a_region_without_a_mask_is_named_with_those_there_are():
+def test_a_region_without_a_mask_is_named_with_those_that_have_one():
     for regions, told in ((["mark", "face"], "masks of: face, mark"), ([], "masks of: none")):
         with pytest.raises(ValueError, match=rf"needs a mask of the region 'object'.*{told}") as e:
             Requirement.parse("object.share >= 0.6").quantities(regions)

@@ -1,4 +1,4 @@
-"""The command line: each command, verdict and exit code; what it prints, writes, and refuses."""
+"""The command line: each command, verdict and exit code; what it prints, writes and refuses."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from records import IMAGES, RULE, info, observation, photos, record
 
 from lightning_saliency.check.reference import Reference
 from lightning_saliency.cli.commands import main
+from lightning_saliency.cli.tables import compare_runs, describe_run
+from lightning_saliency.record.run import open_run
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.storage.files import safe_name
 
@@ -32,7 +34,7 @@ COMMANDS = ("reference", "check", "approve", "diff", "show")
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """Three good runs, one more, one that looks elsewhere, and a reference, in this folder."""
+    """Three good runs and their reference, a new run, and one that looks elsewhere."""
     monkeypatch.chdir(tmp_path)
     for seed in range(3):
         record(Path(f"good_{seed}"), seed)
@@ -71,7 +73,10 @@ def shell(*arguments: str, script: bool = True, **environment: str) -> subproces
 
 
 def test_every_exit_code_from_the_shell(place):
-    """All at once, for each imports for seconds; one as a module, one with few letters."""
+    """All processes start at once, because each spends seconds on imports.
+
+    One runs the module instead of the script, and one has a terminal that knows only ASCII.
+    """
     record(Path("other"), 1, told={"fingerprint": "e" * 64}, changed={"fingerprint": "e" * 64})
     RunWriter(Path("begun/saliency")).begin(info(), photos(), after=-1)
     ascii_only = {"PYTHONIOENCODING": "ascii"}
@@ -90,7 +95,7 @@ def test_every_exit_code_from_the_shell(place):
         assert err.count("\n") == (code == 2), err
 
 
-def test_letters_that_a_terminal_has_not_are_question_marks(place, monkeypatch):
+def test_letters_that_a_terminal_lacks_become_question_marks(place, monkeypatch):
     few = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", few)
     assert main(["check", "bad", "--reference", "ref"]) == 1
@@ -102,9 +107,10 @@ def test_letters_that_a_terminal_has_not_are_question_marks(place, monkeypatch):
 
 
 def in_a_terminal(*arguments: str) -> str:
-    """What the command prints where a terminal looks.
+    """What the command prints to a terminal.
 
-    A new process, not a fork of this one: torch's threads do not survive a fork.
+    It runs in a new process instead of a fork of this one, because torch's threads do not survive
+    a fork.
     """
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "lightning_saliency", *arguments]
@@ -112,7 +118,7 @@ def in_a_terminal(*arguments: str) -> str:
     os.close(theirs)
     told = b""
     try:
-        with contextlib.suppress(OSError):  # which says that the other side is closed
+        with contextlib.suppress(OSError):  # The other side is closed.
             while data := os.read(ours, 65536):
                 told += data
         started.wait(60)
@@ -122,12 +128,12 @@ def in_a_terminal(*arguments: str) -> str:
     return told.decode()
 
 
-def test_a_terminal_has_colours_unless_they_are_not_wanted(place, monkeypatch, capsys):
+def test_a_terminal_has_colours_unless_they_are_unwanted(place, monkeypatch, capsys):
     monkeypatch.delenv("NO_COLOR", raising=False)
     told = in_a_terminal("check", "bad", "--reference", "ref")
     assert told.startswith("\x1b[31mFAIL\x1b[0m  bad at epoch 1")
     plainly = run(capsys, "check", "bad", "--reference", "ref")[1]
-    assert "\x1b" not in plainly  # no terminal, no colours
+    assert "\x1b" not in plainly  # The output is captured and thus no terminal.
     assert re.sub(r"\x1b\[\d+m", "", told).replace("\r\n", "\n") == plainly
     monkeypatch.setenv("NO_COLOR", "1")
     assert in_a_terminal("check", "bad", "--reference", "ref").replace("\r\n", "\n") == plainly
@@ -142,12 +148,12 @@ def test_help_teaches(command, capsys):
     assert code == 0
     assert told.startswith(f"usage: lightning-saliency {command} ")
     if command in ("reference", "check"):
-        assert "moved_mass <= auto     at most as much" in told
+        assert "moved_mass <= auto     no more of the gradient" in told
     if command == "check":
         assert "3  no reference      4  not comparable    5  inconclusive" in told
 
 
-def test_the_help_of_all_shows_each_command_and_an_example(capsys):
+def test_the_overall_help_shows_each_command_and_an_example(capsys):
     code, told, _ = run(capsys, "--help")
     assert code == 0
     for command in COMMANDS:
@@ -170,7 +176,7 @@ def test_the_help_of_all_shows_each_command_and_an_example(capsys):
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_told_in_argparse_s_way(arguments, place, capsys):
+def test_wrong_usage_is_reported_by_argparse(arguments, place, capsys):
     code, out, told = run(capsys, *arguments)
     assert code == 2
     assert not out
@@ -190,8 +196,8 @@ def test_wrong_usage_is_told_in_argparse_s_way(arguments, place, capsys):
             ["reference", "good_0", "-o", "ref2", "--require", "x.share <= 0.1"],
             "mask of the region",
         ),
-        (["reference", "good_0", "-o", "ref"], "there is a reference in ref already"),
-        (["reference", "good_0", "good_0", "-o", "ref2"], "hold the same maps to the last bit"),
+        (["reference", "good_0", "-o", "ref"], "there already is a reference in ref"),
+        (["reference", "good_0", "good_0", "-o", "ref2"], "hold identical maps"),
         (["reference", "nowhere", "-o", "ref2"], "nowhere is not a folder"),
         (["approve", "new", "--reference", "ref", "--reason", "  "], "must say why the change"),
         (["show", "."], "holds several recorded runs|no recorded run"),
@@ -199,7 +205,7 @@ def test_wrong_usage_is_told_in_argparse_s_way(arguments, place, capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_done_is_told_in_one_line(arguments, message, place, capsys):
+def test_what_cannot_be_done_is_reported_in_one_line(arguments, message, place, capsys):
     code, out, told = run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert re.match(rf"lightning-saliency: .*({message})", told)
@@ -207,7 +213,7 @@ def test_what_cannot_be_done_is_told_in_one_line(arguments, message, place, caps
     assert not Path("ref2").exists()
 
 
-def test_a_damaged_reference_is_told_in_one_line(place, capsys):
+def test_a_damaged_reference_is_reported_in_one_line(place, capsys):
     Path("ref/reference.json").write_text("{")
     for arguments in (
         ["check", "new", "--reference", "ref"],
@@ -221,7 +227,7 @@ def test_a_damaged_reference_is_told_in_one_line(place, capsys):
 # --- the life of a reference
 
 
-def test_a_reference_is_made_checked_and_followed(place, capsys):
+def test_a_reference_is_made_used_and_replaced(place, capsys):
     code, told, _ = run(
         capsys, "reference", "good_0", "good_1", "good_2", "-o", "made", "--reason",
         "they are good", "--require", "moved_mass <= auto", "--require", "object.share >= 0.6",
@@ -234,21 +240,23 @@ def test_a_reference_is_made_checked_and_followed(place, capsys):
     assert run(capsys, "check", "bad", "--reference", "made")[0] == 1
     code, told, _ = run(capsys, "approve", "bad", "--reference", "made", "--reason", "it is meant")
     assert code == 0
-    assert "Fewer than three runs tell no spread: what would fail is only warned of." in told
+    assert (
+        "Fewer than three runs have no usable spread: would-be failures are only warnings." in told
+    )
     code, told, _ = run(capsys, "check", "bad", "--reference", "made")
-    assert code == 1  # an absolute bound is not moved by approving
+    assert code == 1  # Approving a run does not change a bound that is a number.
     assert "fail  object.share" in told
     made = Reference.load("made")
     assert made.reason == "it is meant"
     assert [(h.reason, h.runs) for h in made.history] == [("they are good", 3)]
 
 
-def test_a_check_never_makes_up_a_reference(place, capsys):
+def test_a_check_never_creates_a_reference(place, capsys):
     code, told, _ = run(capsys, "check", "new", "--reference", "absent")
     assert (code, told) == (3, "NO REFERENCE  new: there is none in absent\n")
     code, _, told = run(capsys, "approve", "new", "--reference", "absent", "--reason", "x")
     assert code == 3
-    assert "`lightning-saliency reference` makes one" in told
+    assert "Make one with `lightning-saliency reference`" in told
     assert not Path("absent").exists()
 
 
@@ -257,7 +265,7 @@ def test_runs_that_cannot_be_compared(place, capsys):
     for arguments in (["diff", "new", "other"], ["reference", "new", "other", "-o", "made"]):
         code, out, told = run(capsys, *arguments)
         assert (code, out) == (4, "")
-        assert "cannot be compared: they are of other probes" in told
+        assert "cannot be compared: their probes differ" in told
 
 
 def test_a_run_of_another_probe_without_the_masks_is_not_comparable_either(place, capsys):
@@ -273,7 +281,7 @@ def test_a_run_of_another_probe_without_the_masks_is_not_comparable_either(place
     assert told.startswith("NOT COMPARABLE  bare at epoch 1")
 
 
-def test_warnings_fail_where_strictness_is_asked_for(place, capsys):
+def test_strict_turns_warnings_into_failures(place, capsys):
     assert run(capsys, "reference", "good_0", "-o", "one")[0] == 0
     code, told, _ = run(capsys, "check", "bad", "--reference", "one")
     assert code == 0
@@ -285,19 +293,19 @@ def test_warnings_fail_where_strictness_is_asked_for(place, capsys):
     assert ET.parse("j").getroot().get("failures") == "3"
 
 
-def test_a_run_that_goes_on_is_told_to(place, capsys):
+def test_the_verdict_on_an_unfinished_run_says_so(place, capsys):
     record(Path("on"), 7, finished=False)
     code, told, _ = run(capsys, "check", "on", "--reference", "ref")
     assert code == 0
-    assert told.startswith("PASS  on at epoch 1, of a run that has not come to its end, against")
+    assert told.startswith("PASS  on at epoch 1 (unfinished run), against")
 
 
-def test_a_reference_of_a_run_that_goes_on_says_so(place, capsys):
+def test_a_reference_made_from_an_unfinished_run_says_so(place, capsys):
     record(Path("on"), 7, finished=False)
     code, told, _ = run(capsys, "reference", "good_0", "good_1", "on", "-o", "made")
     assert code == 0
-    assert told.endswith("  on has not come to its end, or was interrupted.\n")
-    assert told.count("not come to its end") == 1
+    assert told.endswith("  on is unfinished or was interrupted.\n")
+    assert told.count("unfinished") == 1
 
 
 # --- what it writes
@@ -338,7 +346,7 @@ def test_a_file_that_cannot_be_written_does_not_hide_the_verdict(place, capsys):
         assert re.match(r"lightning-saliency: .*taken", told)
 
 
-def test_a_pipe_is_written_into_and_stays_one(place, capsys):
+def test_a_pipe_is_written_into_and_stays_a_pipe(place, capsys):
     os.mkfifo("pipe")
     Path("link").symlink_to("pipe")
     for name in ("pipe", "link"):
@@ -350,7 +358,7 @@ def test_a_pipe_is_written_into_and_stays_one(place, capsys):
     assert Path("link").is_symlink()
 
 
-def test_a_run_folder_that_takes_no_picture_still_gets_its_verdict(place, capsys):
+def test_a_picture_that_cannot_be_written_does_not_hide_the_verdict(place, capsys):
     Path("bad/saliency/attention.png").mkdir()
     code, told, _ = run(capsys, "check", "bad", "--reference", "ref")
     assert code == 1
@@ -358,7 +366,7 @@ def test_a_run_folder_that_takes_no_picture_still_gets_its_verdict(place, capsys
     assert [p.name for p in Path("bad/saliency").glob(".*")] == []
 
 
-def test_the_picture_is_of_the_worst_and_replaced_by_the_next(place, capsys):
+def test_the_picture_is_drawn_only_for_a_run_that_fails(place, capsys):
     run(capsys, "check", "bad", "--reference", "ref")
     with Image.open("bad/saliency/attention.png") as picture:
         assert picture.width >= 4 * 96
@@ -383,68 +391,11 @@ def test_the_command_that_accepts_the_change_works_as_it_stands(place, capsys):
 # --- show and diff
 
 
-def test_what_a_run_has_recorded_as_a_person_sees_it(place, capsys):
-    code, told, _ = run(capsys, "show", "bad")
-    assert code == 0
-    assert (
-        told
-        == """\
-bad/saliency: 2 observations of 6 images
-  commit       0000000000000000000000000000000000000000
-  seed         9
-  started      2026-01-01T00:00:00+00:00
-  measured     gradient, square
-  logged last  val_acc 0.99
-
-when         step  p(label)  object.share  mark.share  from first  from last
-untrained       0     0.900         0.825       0.106       0.000      0.000
-epoch 1         9     0.900         0.325       0.606       0.504      0.504
-
-p(label)      ██
-object.share  ▇▃
-mark.share    ▁▅
-from first    ▁▅
-from last     ▁▅
-"""
-    )
-
-
-def test_a_run_without_an_observation_is_shown(place, capsys):
-    RunWriter(Path("begun/saliency")).begin(info(commit=None, seed=None), photos(), after=-1)
-    code, told, _ = run(capsys, "show", "begun")
-    assert code == 0
-    assert told.startswith("begun/saliency: 0 observations of 6 images\n  started ")
-    assert told.endswith("  It has not come to its end, or was interrupted.\n")
-
-
-def test_a_long_run_is_shown_in_a_page(place, capsys):
-    recorder = RunWriter(Path("long/saliency"))
-    recorder.begin(info(), photos(), after=-1)
-    for step in range(130):
-        recorder.add(observation(step=step, caption=f"epoch {step}"))
-    _, told, _ = run(capsys, "show", "long")
-    lines = told.splitlines()
-    assert len(lines) < 60
-    assert max(map(len, lines)) < 100
-    assert "…" in lines
-    assert any(line.startswith("epoch 129 ") for line in lines)
-
-
-def test_two_runs_beside_each_other_as_a_person_sees_them(place, capsys):
-    code, told, _ = run(capsys, "diff", "good_0", "bad")
-    assert code == 0
-    assert (
-        told
-        == """\
-                good_0   bad
-observed at     epoch 1  epoch 1
-val_acc         0.93     0.99
-object.share    0.905    0.325
-mark.share      0.026    0.606
-moved mass      0.585
-maps: Spearman  0.542
-"""
-    )
+def test_show_and_diff_print_tables_of_recorded_runs(place, capsys):
+    bad, good = open_run("bad"), open_run("good_0")
+    assert run(capsys, "show", "bad") == (0, describe_run(bad) + "\n", "")
+    table = compare_runs(good, bad, ("good_0", "bad"))
+    assert run(capsys, "diff", "good_0", "bad") == (0, table + "\n", "")
 
 
 def test_runs_whose_maps_were_kept_at_other_sizes_are_compared(place, capsys):
@@ -465,7 +416,7 @@ def test_runs_whose_maps_were_kept_at_other_sizes_are_compared(place, capsys):
 # --- names from data
 
 
-def test_names_that_mean_ill_reach_neither_terminal_nor_picture_nor_folder(place, capsys):
+def test_malicious_names_reach_neither_terminal_nor_picture_nor_folder(place, capsys):
     evil = "\x1b]0;owned\x07\u202e\n../../x\ud800" + "W" * 100_000
     told = {
         "class_names": (evil, "1", "\u200b" * 3000),
@@ -493,8 +444,8 @@ def test_names_that_mean_ill_reach_neither_terminal_nor_picture_nor_folder(place
     }
 
 
-def test_a_folder_whose_name_means_ill_is_told_plainly(place, capsys):
-    """As in an archive that was unpacked: its name is data too."""
+def test_the_malicious_name_of_a_folder_is_printed_plainly(place, capsys):
+    """The name of a folder is data too if it comes from an archive that was unpacked."""
     shutil.move("new/saliency", "new/\x1b[31mevil\u202e")
     for arguments in (["show", "new"], ["check", "new", "--reference", "ref"]):
         code, out, err = run(capsys, *arguments)
@@ -505,8 +456,8 @@ def test_a_folder_whose_name_means_ill_is_told_plainly(place, capsys):
     assert "\x1b" not in out
 
 
-def test_a_path_that_is_no_utf8_is_told(place, capsys):
-    """The library that reads tensors takes no such path."""
+def test_a_path_that_is_not_utf8_is_reported(place, capsys):
+    """The library that reads tensors does not accept such a path."""
     odd = os.fsdecode(b"run \xff")
     shutil.move("bad", odd)
     code, out, told = run(capsys, "check", odd, "--reference", "ref")
@@ -519,35 +470,3 @@ def test_file_names_from_names_stay_in_their_folder():
     for name in ("../x", "/etc/passwd", "a/b", "..", "\0", "CON\\x"):
         assert "/" not in safe_name(name)
         assert safe_name(name) not in (".", "..", "")
-
-
-# --- memory
-
-
-def test_showing_a_long_run_does_not_hold_its_maps(place, capsys, monkeypatch):
-    """Of each observation the tables keep some numbers, and let go of its maps at once."""
-    import gc
-    import weakref
-
-    from lightning_saliency.record import run as module
-
-    alive: list[weakref.ref[object]] = []
-    most = 0
-    reading = module.read_observation
-
-    def watched(path):
-        nonlocal most
-        gc.collect()
-        most = max(most, sum(ref() is not None for ref in alive))
-        found = reading(path)
-        alive.append(weakref.ref(found.snapshot.maps[RULE]))
-        return found
-
-    monkeypatch.setattr(module, "read_observation", watched)
-    recorder = RunWriter(Path("long/saliency"))
-    recorder.begin(info(), photos(), after=-1)
-    for step in range(8):
-        recorder.add(observation(step=step))
-    assert run(capsys, "show", "long")[0] == 0
-    assert len(alive) == 8
-    assert most <= 1

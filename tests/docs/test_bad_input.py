@@ -1,6 +1,7 @@
 """Bad input, one row each: what it is answered with, and that the answer says what to do.
 
-The rows are also the table in ``docs/errors.md``: ``python tests/docs/test_bad_input.py`` writes it.
+The rows are also the table in ``docs/errors.md``, which ``python tests/docs/test_bad_input.py``
+writes.
 """
 
 from __future__ import annotations
@@ -161,10 +162,10 @@ ToTensor = transforms.ToTensor
 FILES = [
     Case("no such file", photo("none.png"), FileNotFoundError, "Relative paths start at"),
     Case("a folder in place of a photo", photo("none"), ValueError, "use `from_folder`"),
-    Case("an empty file", photo("empty.png"), ValueError, "it is empty.*save it anew"),
-    Case("text named .jpg", photo("text.jpg"), ValueError, "format is unknown.*save it anew"),
-    Case("half a JPEG", photo("cut.jpg"), ValueError, "(?i)truncated.*save it anew"),
-    Case("a program (EPS)", photo("program.eps"), ValueError, "save it anew, as JPEG or PNG"),
+    Case("an empty file", photo("empty.png"), ValueError, "it is empty.*save it again"),
+    Case("text named .jpg", photo("text.jpg"), ValueError, "format is unknown.*save it again"),
+    Case("half a JPEG", photo("cut.jpg"), ValueError, "(?i)truncated.*save it again"),
+    Case("a program (EPS)", photo("program.eps"), ValueError, "save it again as JPEG or PNG"),
     Case("64 million pixels", photo("huge.png"), ValueError, "Scale it down first"),
     Case("pixels that are NaN", photo("nan.tif"), ValueError, "Save it with 8 or 16 bits"),
     Case(
@@ -176,21 +177,23 @@ FILES = [
     Case(
         "an empty list", lambda _: ProbeBatch.from_files([]), ValueError, "Does the pattern match"
     ),
-    Case("a mask of another size", masked("small.png"), ValueError, "Draw masks in the pixels"),
-    Case("a mask that lies", masked("lying.png"), ValueError, "Turn the mask upright"),
-    Case("a mask in colours", masked("colours.png"), ValueError, "Save one region a file"),
-    Case("a mask of zeros and ones", masked("ones.png"), ValueError, r"Save `mask \* 255`"),
+    Case("a mask of another size", masked("small.png"), ValueError, "Draw the mask at the size"),
+    Case("a mask lying on its side", masked("lying.png"), ValueError, "Rotate the mask as"),
+    Case(
+        "a mask in colours", masked("colours.png"), ValueError, "Save each region to its own file"
+    ),
+    Case("a mask of zeros and ones", masked("ones.png"), ValueError, r"save `mask \* 255`"),
     Case(
         "fewer masks than photos",
         lambda desk: ProbeBatch.from_files([desk / "photo.png"], masks={"object": []}),
         ValueError,
-        "in their order",
+        "in the same order",
     ),
     Case(
         "a folder that is not there",
         lambda desk: ProbeBatch.from_folder(desk / "nowhere"),
         ValueError,
-        "must hold one folder a class",
+        "must hold one folder per class",
     ),
     Case(
         "a folder without classes",
@@ -226,19 +229,19 @@ FILES = [
         "a probe file that is damaged",
         lambda desk: ProbeBatch.load(desk / "damaged.safetensors"),
         ValueError,
-        "Save the probe anew",
+        "Save the probe again",
     ),
     Case(
         "weights in place of a probe",
         lambda desk: ProbeBatch.load(desk / "probe.safetensors"),
         ValueError,
-        "is not a probe written by `ProbeBatch.save`.*anew",
+        "is not a probe written by `ProbeBatch.save`.*it has no metadata.*again",
     ),
     Case(
         "a size in words",
         lambda desk: ProbeBatch.from_files([desk / "photo.png"], "big"),
         TypeError,
-        "must be an int, or two to resize and to crop to",
+        r"or a pair \(resize, crop\)",
     ),
     Case(
         "a size of nothing",
@@ -277,7 +280,7 @@ FILES = [
             [desk / "photo.png", desk / "square.png"], transform=ToTensor()
         ),
         ValueError,
-        "end the transform with a crop",
+        "End the transform with a crop",
     ),
     Case(
         "labels in words",
@@ -309,8 +312,8 @@ PROBES = [
         "Give every class a name",
     ),
     Case("one string of class names", of(class_names="cat"), TypeError, "Pass one name per item"),
-    Case("a name twice", of(names=["cat", "cat"]), ValueError, "Number those"),
-    Case("a name too few", of(names=["cat"]), ValueError, "Without it they get names"),
+    Case("a name twice", of(names=["cat", "cat"]), ValueError, "Number the duplicates"),
+    Case("a name too few", of(names=["cat"]), ValueError, "images are named by number"),
     Case("a mask of numbers", of(masks={"object": IMAGES[:, 0]}), TypeError, "Use `mask > 0`"),
     Case(
         "masks with channels",
@@ -354,7 +357,7 @@ PROBES = [
 CLASSES = [
     Case("a class that the model lacks", asked(3), ValueError, "classes from 0 to 2"),
     Case("a negative class", asked(-2), ValueError, "Use 'predicted' for the strongest"),
-    Case("a class by name", asked("zebra"), ValueError, "indices with `class_index`"),
+    Case("a class by name", asked("zebra"), ValueError, "`class_index` finds the index"),
     Case(
         "a class as a float", asked(torch.tensor([0.0, 1.0])), TypeError, "Pass several classes as"
     ),
@@ -373,7 +376,12 @@ CLASSES = [
 ]
 
 MODELS = [
-    Case("the name of a model", asked(model="resnet18"), TypeError, "A function can be called in"),
+    Case(
+        "the name of a model",
+        asked(model="resnet18"),
+        TypeError,
+        "pass the module it uses as `model`",
+    ),
     Case("no images", asked(images=IMAGES[:0]), ValueError, "Pass at least one image"),
     Case("images as an array", asked(images=IMAGES.numpy()), TypeError, "`torch.from_numpy`"),
     Case("an image without a batch axis", asked(images=IMAGES[0]), ValueError, r"images\[None\]"),
@@ -460,7 +468,7 @@ DOUBTS = [
         "weights that are NaN",
         answering(lambda logits: logits * torch.nan),
         SaliencyWarning,
-        "Look at the logits and the learning rate",
+        "Check the logits and the learning rate",
     ),
     Case(
         "a batch norm without statistics",
@@ -500,7 +508,7 @@ def table(desk: Path) -> str:
         "What bad input is answered with. `TypeError`: a wrong type or dtype; `ValueError`: a",
         "wrong shape or value; `SaliencyError`: a model that cannot be explained. A message names",
         "the argument, what is required, what was got and the remedy. Each row is a test in",
-        "[`test_bad_input.py`](../tests/docs/test_bad_input.py); running that file writes this one.",
+        "[`test_bad_input.py`](../tests/docs/test_bad_input.py), which writes this page.",
     ]
     for title, cases in GROUPS.items():
         lines += ["", f"## {title}", "", "| given | raised | with |", "|---|---|---|"]

@@ -1,8 +1,9 @@
-"""What the documents say runs: their examples, and each row of the table for FlashTorch's users."""
+"""The documents are right: their examples run, their links and tables match the repository."""
 
 from __future__ import annotations
 
 import doctest
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,26 +17,37 @@ import torchvision
 from paths import REPOSITORY
 from PIL import Image
 from torch import nn
+from torch.utils.data import TensorDataset
 from torchvision import transforms
 from torchvision.models import resnet18
 
+from lightning_saliency import SaliencyCallback
 from lightning_saliency.attribution import rules
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+TOP = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PACKAGE = REPOSITORY / "lightning_saliency"
-FLASHTORCH, README = REPOSITORY / "docs/flashtorch.md", REPOSITORY / "README.md"
+FLASHTORCH = REPOSITORY / "docs/flashtorch.md"
+README, CONTRIBUTING, CHANGELOG = TOP
 
 
 def blocks(path: Path) -> list[str]:
-    """The Python in a document."""
+    """The blocks of Python in a document."""
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.M | re.S)
 
 
 def links(path: Path) -> Iterator[str]:
-    """The files of the repository that a document points to."""
-    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+    """The files of the repository that a document links to or shows."""
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text):
         if "://" not in target:
             yield target
+
+
+def anchors(path: Path) -> set[str]:
+    """The names that links to the sections of a document have."""
+    titles = re.findall(r"^#+ (.*)", path.read_text(), flags=re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
@@ -48,29 +60,67 @@ def test_examples_in_the_documents_run(path: Path, monkeypatch: pytest.MonkeyPat
     assert runner.summarize(verbose=False).failed == 0
 
 
-@pytest.mark.parametrize("path", [*DOCS, README], ids=lambda path: path.name)
-def test_what_the_documents_link_to_is_there(path: Path):
+@pytest.mark.parametrize("path", [*DOCS, *TOP], ids=lambda path: path.name)
+def test_what_the_documents_link_to_exists(path: Path):
     for target in links(path):
         assert (path.parent / target).exists(), target
+    for file, anchor in re.findall(r"\]\(([^):\s]*)#([^)\s]+)\)", path.read_text()):
+        assert anchor in anchors(path.parent / file if file else path), anchor
+
+
+# --- CONTRIBUTING and pyproject.toml
 
 
 def test_each_room_is_in_the_table_of_contributing():
-    told = (REPOSITORY / "CONTRIBUTING.md").read_text()
-    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert rooms == set(re.findall(r"^\| `([a-z]+)/`", told, flags=re.M))
+    text = CONTRIBUTING.read_text()
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(re.findall(r"^\| `([a-z]+)/`", text, flags=re.M))
+
+
+def test_each_public_door_is_in_contributing():
+    text = CONTRIBUTING.read_text()
+    doors = {path.name for path in PACKAGE.glob("*.py") if not path.name.startswith("__")}
+    for name in doors - {"errors.py"}:
+        assert f"`{name}`" in text, name
+
+
+def test_what_contributing_says_of_a_change_is_in_the_code():
+    """Each row of "to add …" names a file, and what stands in it."""
+    text = CONTRIBUTING.read_text()
+    (table,) = re.findall(r"^\| to add .*?\n\n", text, flags=re.M | re.S)
+    rows = [line.strip("| ").split(" | ") for line in table.strip().splitlines()[2:]]
+    assert len(rows) >= 9
+    for what, where in rows:
+        for file, names in re.findall(r"`([\w/]+\.py)`(?: \((`[^)]+`)\))?", where):
+            code = (PACKAGE / file).read_text()
+            for name in re.findall(r"`(\w+)`", names):
+                assert re.search(rf"\b{name}\b", code), f"{what}: no {name} in {file}"
 
 
 def test_each_dependency_is_imported():
-    told = (REPOSITORY / "pyproject.toml").read_text()
-    (listed,) = re.findall(r"^dependencies = \[(.*?)^\]", told, flags=re.M | re.S)
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    (listed,) = re.findall(r"^dependencies = \[(.*?)^\]", project, flags=re.M | re.S)
     names = {name.replace("-", "_") for name in re.findall(r'"([a-z-]+)', listed)}
     sources = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)", sources, flags=re.M))
     assert names - {"pillow"} | {"PIL"} <= imported
 
 
+def test_what_is_packed_exists():
+    """Hatchling leaves out what does not exist without a word."""
+    project = (REPOSITORY / "pyproject.toml").read_text()
+    (listed,) = re.findall(r"^include = \[(.*?)^\]", project, flags=re.M | re.S)
+    names = re.findall(r'"([^"]+)"', listed)
+    assert {"lightning_saliency", "tests", "docs", "README.md"} <= set(names)
+    for name in names:
+        assert (REPOSITORY / name).exists(), name
+
+
+# --- docs/rules.md
+
+
 def test_spellings_that_no_graph_can_tell():
-    """As `docs/rules.md` says: each is the ReLU or the SiLU, and none is seen."""
+    """As `docs/rules.md` says: each computes a ReLU or a SiLU, and none is recognised."""
     (spellings,) = (b for b in blocks(REPOSITORY / "docs/rules.md") if "torch.maximum" in b)
     for line in spellings.splitlines():
         x = torch.tensor([-2.0, 0.5, 3.0], requires_grad=True)
@@ -85,6 +135,27 @@ def test_spellings_that_no_graph_can_tell():
 def section(title: str) -> str:
     (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", README.read_text(), flags=re.M | re.S)
     return found
+
+
+def test_the_code_of_the_readme_is_python():
+    for code in blocks(README):
+        compile(code, "README.md", "exec")
+
+
+def test_the_table_of_parameters_is_that_of_the_callback():
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", section("Parameters"), flags=re.M)
+    parameters = list(inspect.signature(SaliencyCallback).parameters.values())
+    assert [name for name, _ in rows] == [parameter.name for parameter in parameters]
+    for (name, default), parameter in zip(rows, parameters, strict=True):
+        assert eval(default) == parameter.default, name
+
+
+def test_the_callback_of_the_readme_shows_both_rules():
+    (code,) = (block for block in blocks(README) if "per_class=1" in block)
+    names: dict[str, Any] = {"val_data": TensorDataset(torch.rand(4, 1, 8, 8), torch.arange(4))}
+    exec(code, names)
+    assert names["callback"].options.rules == ("guided_backprop", "gradient")
+    assert section("Reading the maps honestly").count('`rule=("guided_backprop", "gradient")`') == 1
 
 
 def test_the_photos_of_the_readme_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -120,7 +191,7 @@ def rows() -> list[tuple[str, str]]:
 
 
 class Ten(nn.Module):
-    """A thousand logits, as ImageNet has, of ten."""
+    """A small network with a thousand logits, as for ImageNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +203,7 @@ class Ten(nn.Module):
 
 @pytest.fixture(scope="module")
 def after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every name that the rows of the table define, run in order."""
+    """Run the rows of the table in order; return every name that they define."""
     path = tmp_path_factory.mktemp("photos") / "photo.png"
     pixels = np.random.default_rng(0).integers(0, 256, (240, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -149,11 +220,11 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_table_has_a_row_for_each_call_of_flashtorch():
-    told = " ".join(theirs for theirs, _ in rows())
+    listed = " ".join(theirs for theirs, _ in rows())
     calls = ("load_image", "apply_transforms", "denormalize", "ImageNetIndex", "Backprop(model)")
     calls += ("guided=True", "take_max=True", "use_gpu=True", "visualize", "standardize_and_clip")
     for call in (*calls, "format_for_plotting", "GradientAscent"):
-        assert call in told
+        assert call in listed
 
 
 def test_photos_are_prepared_as_by_flashtorch(after: dict[str, Any]):

@@ -37,7 +37,7 @@ def weights() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def photos(weights: ModuleType) -> ModuleType:
-    """``explain_photo``, which imports ``weights`` from beside it."""
+    """``explain_photo``, which imports ``weights`` from the same folder."""
     return load_example("explain_photo")
 
 
@@ -65,7 +65,7 @@ def test_the_folded_convolution_is_the_preprocessing_of_caffe(weights: ModuleTyp
     )
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (weights.MEAN, weights.STD))
     conv1 = weights.squeezenet().features[0]
-    assert conv1.padding == (0, 0)  # what makes the folding exact
+    assert conv1.padding == (0, 0)  # otherwise the folding would not be exact
     folded = conv1((rgb / 255 - mean) / std)
     assert float((folded - wanted).abs().max() / wanted.abs().max()) < 2e-6
 
@@ -88,20 +88,24 @@ def test_a_pickle_that_holds_more_than_arrays_is_refused(
 ):
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps({"conv1": [_Program()]}))
-    with pytest.raises(pickle.UnpicklingError, match=r"builtins\.print, which is no numpy array"):
+    with pytest.raises(
+        pickle.UnpicklingError, match=r"builtins\.print, which is not a numpy array"
+    ):
         weights.read_arrays(path)
     assert capsys.readouterr().out == ""
 
 
 def test_a_missing_package_is_named(weights: ModuleType):
-    with pytest.raises(ModuleNotFoundError, match="no_such_package is not installed: pip install"):
+    with pytest.raises(
+        ModuleNotFoundError, match="no_such_package is not installed: run `pip install"
+    ):
         weights.package_folder("no_such_package")
 
 
 # --- photos
 
-# Boxes as parts of the image's side (left, top, right, bottom), read off a grid of tenths laid
-# over the 224 × 224 pixels that the networks see.
+# Boxes (left, top, right, bottom) as fractions of the image's side, read off a grid of tenths over
+# the 224 × 224 pixels that the networks see.
 FACE = (0.18, 0.27, 0.90, 0.90)  # chelsea: both eyes, nose and muzzle, without forehead and ears
 CUP = (0.18, 0.04, 0.78, 0.78)  # coffee: the cup with its handle and the spoon, without the saucer
 TRIPOD = (0.46, 0.26, 0.79, 1.00)  # camera: the camera and its tripod, without the man
@@ -111,7 +115,7 @@ SQUEEZENET, LITE = "squeezenet", "efficientnet-lite0"
 
 
 def share(saliency: Tensor, box: tuple[float, ...]) -> float:
-    """The part of a map ``(H, W)`` that lies in ``box``."""
+    """The fraction of a map ``(H, W)`` that lies in ``box``."""
     height, width = saliency.shape
     left, right = (round(x * width) for x in box[::2])
     top, bottom = (round(y * height) for y in box[1::2])
@@ -120,18 +124,18 @@ def share(saliency: Tensor, box: tuple[float, ...]) -> float:
 
 def explained(photos: ModuleType, model: str, photo: str, name: str | None) -> Any:
     network = photos.NETWORKS[model]
-    image = photos.prepared(read_photo(photos.photo_path(photo)), network)
+    image = photos.prepare(read_photo(photos.photo_path(photo)), network)
     return photos.explain_photo(network, image, None if name is None else class_index(name))
 
 
-# The shares are those of the squared plain gradient and of the guided maps; the area is what a map
-# that knows nothing would have. Guided backprop follows the edges of what is in focus, so it lies
-# on the object: 1.4 to 2.2 times the area. The plain gradient does so by 1.4 to 2.1 times in four
-# of the six; on EfficientNet-Lite0's cat and SqueezeNet's tripod it lies as the area does (1.06
-# and 1.00), and half a pixel's shift of the photo moves it by a tenth.
+# The shares are those of the squared plain gradient and of the guided maps. A uniform map would
+# have a share as large as the area of the box. Guided backprop follows the edges of what is in
+# focus, so its share is 1.4 to 2.2 times the area. That of the plain gradient is 1.4 to 2.1 times
+# the area in four of the six cases; for EfficientNet-Lite0's cat and SqueezeNet's tripod it is
+# about the area (1.06 and 1.00), and shifting the photo by half a pixel moves it by a tenth.
 # A network with random weights draws edges too (guided: .62 on the face, .55 on the cup, .42 and
-# .35 on the tripod), so these bounds find a photo prepared, turned or cropped the wrong way, and
-# not whether a network has learned where to look. The test after this one does that.
+# .35 on the tripod). So these bounds detect a photo that is prepared, turned or cropped the wrong
+# way, but not whether a network has learned where to look. The test after this one does that.
 @needs_packages
 @pytest.mark.parametrize(
     ("photo", "model", "name", "least", "box", "plain", "guided"),
@@ -169,9 +173,9 @@ def test_the_class_is_right_and_the_maps_lie_on_the_object(
     assert guided_share > guided * area
 
 
-# Two things in one photo. Asked for the shuttle, the plain gradient goes there; asked for the
-# helmet, it does not. Measured: .55 and .10 by SqueezeNet, .35 and .07 by EfficientNet-Lite0, and
-# with random weights .12 ± .10 and .16 ± .03 where the area is .13.
+# The photo shows two things. The plain gradient of the shuttle's class lies on the shuttle, that of
+# the helmet's class does not. Measured shares: .55 and .10 by SqueezeNet, .35 and .07 by
+# EfficientNet-Lite0, and with random weights .12 ± .10 and .16 ± .03; the area is .13.
 @needs_packages
 @pytest.mark.parametrize("model", [SQUEEZENET, LITE])
 def test_the_class_asked_for_by_name_is_where_the_gradient_goes(photos: ModuleType, model: str):
@@ -185,8 +189,8 @@ def test_the_class_asked_for_by_name_is_where_the_gradient_goes(photos: ModuleTy
     assert shares["crash helmet"] < area
 
 
-# What the README says of its picture: by guided backprop the maps of two classes are nearly the
-# same, and so is the map of a last layer that has learned nothing; by the plain gradient not.
+# The README says of its picture: with guided backprop, the maps of two classes are nearly the same,
+# and so is the map with a random last layer. With the plain gradient they differ.
 @needs_packages
 def test_the_picture_of_the_readme_is_right(
     photos: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -195,7 +199,7 @@ def test_the_picture_of_the_readme_is_right(
     honest = importlib.import_module("make_honest_picture")
     monkeypatch.setattr(honest, "DRAWS", 3)
     paths = [photos.photo_path(name) for name in (honest.PHOTO, honest.UNRELATED)]
-    rows, unrelated = honest.measure(torch.stack([photos.prepared(read_photo(p)) for p in paths]))
+    rows, unrelated = honest.measure(torch.stack([photos.prepare(read_photo(p)) for p in paths]))
     alike = {
         rule: [honest.correlation(found[0], other) for other in found[1:]]
         for rule, found in rows.items()
@@ -210,7 +214,7 @@ def test_the_picture_of_the_readme_is_right(
 
 
 @needs_packages
-def test_explain_photo_draws_and_tells(
+def test_explain_photo_draws_and_prints(
     photos: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -218,11 +222,11 @@ def test_explain_photo_draws_and_tells(
 ):
     out = tmp_path / "maps.png"
     run(photos, ["--photo", "coffee", "--class", "cup", "--out", str(out)], monkeypatch)
-    told = capsys.readouterr().out
-    assert re.search(r"SqueezeNet 1\.1; guided: 26 Relu\n +99%  espresso\n", told)
-    assert re.search(r"EfficientNet-Lite0; guided by the extended rule: \d+ Hardtanh\n", told)
-    assert re.search(r"cup  <- explained", told)
-    assert str(out) in told
+    output = capsys.readouterr().out
+    assert re.search(r"SqueezeNet 1\.1; guided: 26 Relu\n +99%  espresso\n", output)
+    assert re.search(r"EfficientNet-Lite0; guided by the extended rule: \d+ Hardtanh\n", output)
+    assert re.search(r"cup  <- explained", output)
+    assert str(out) in output
     picture = Image.open(out)
     assert picture.width > 3 * photos.SIZE
     assert picture.height > 2 * photos.SIZE
@@ -240,9 +244,9 @@ def test_explain_photo_takes_a_file_of_the_user_and_one_model(
     out = tmp_path / "maps.png"
     shark = ["--class", "great white shark", "--model", "squeezenet"]
     run(photos, ["--photo", str(own), *shark, "--out", str(out)], monkeypatch)
-    told = capsys.readouterr().out
-    assert "EfficientNet" not in told
-    assert re.search(r"great white shark  <- explained\n +rank \d+ of 1000", told)
+    output = capsys.readouterr().out
+    assert "EfficientNet" not in output
+    assert re.search(r"great white shark  <- explained\n +rank \d+ of 1000", output)
     assert Image.open(out).height < 2 * photos.SIZE
 
 
@@ -264,18 +268,6 @@ def test_explain_photo_names_what_is_wrong(
 
 
 # --- training
-
-
-def test_fit_digits_writes_its_pictures(
-    fit_digits: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    run(fit_digits, ["--epochs", "1", "--logdir", str(tmp_path)], monkeypatch)
-    assert "tensorboard --logdir" in capsys.readouterr().out
-    (events,) = tmp_path.glob("digits/version_0/events.*")
-    assert b"saliency/image 3" in events.read_bytes()
 
 
 def write_idx(folder: Path, *, packed: bool) -> None:

@@ -1,4 +1,4 @@
-"""The example of a shortcut: its data by hand, and that its check fails while accuracy rises."""
+"""The example of a shortcut: its data are as described, its check fails while accuracy rises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shortcut() -> ModuleType:
 
 
 def colours(shortcut, scenes):
-    """The class whose colour each tag has."""
+    """For each scene, the class whose colour its tag has."""
     pixels = scenes.images * shortcut.STD + shortcut.MEAN
     tags = pixels[:, :, : shortcut.TAG, : shortcut.TAG]
     torch.testing.assert_close(tags, tags[:, :, :1, :1].expand_as(tags))  # of one colour
@@ -33,7 +33,7 @@ def colours(shortcut, scenes):
         pytest.param(1.0, 1.0, 1.0, id="always"),
     ],
 )
-def test_the_tag_agrees_with_the_class_as_often_as_it_is_told_to(shortcut, agreement, least, most):
+def test_the_tag_agrees_with_the_class_as_often_as_asked(shortcut, agreement, least, most):
     scenes = shortcut.make_data("val", agreement, seed=0, copies=3)
     agrees = (colours(shortcut, scenes) == scenes.labels).float().mean()
     assert least <= agrees <= most
@@ -51,12 +51,12 @@ def test_the_digit_is_where_its_mask_says_and_clear_of_the_tag(shortcut):
     assert (tag.sum(dim=(1, 2)) == shortcut.TAG**2).all()
     assert tag[:, : shortcut.TAG, : shortcut.TAG].all()
     outside = (scenes.images * ~(digit | tag)[:, None]).flatten(2)
-    ground = scenes.images[:, :, -1, 0]  # mostly empty: a digit there is found by its mask
+    ground = scenes.images[:, :, -1, 0]  # mostly background; the mask says where a digit is
     empty = ~digit[:, -1, 0]
     wrong = (outside - ground[:, :, None]).abs() * (outside != 0)
-    assert wrong[empty].max() < 0.35  # ink that is too faint for the mask
+    assert wrong[empty].max() < 0.35  # only ink that is too faint for the mask
     centres = [m.nonzero().float().mean(dim=0) for m in digit]
-    assert torch.stack(centres).std(dim=0).min() > 3  # pixels: they are anywhere
+    assert torch.stack(centres).std(dim=0).min() > 3  # pixels: the places vary
 
 
 def test_no_digit_reaches_under_the_tag(shortcut):
@@ -64,7 +64,7 @@ def test_no_digit_reaches_under_the_tag(shortcut):
     canvas = shortcut.place(full, torch.Generator().manual_seed(0))
     assert (canvas.sum(dim=(1, 2, 3)) == shortcut.DIGIT**2).all()
     assert canvas[:, :, : shortcut.TAG, : shortcut.TAG].sum() == 0
-    assert canvas[:, 0, 0, -1].any()  # they do reach the other corners
+    assert canvas[:, 0, 0, -1].any()  # digits do reach the other corners
     assert canvas[:, 0, -1, -1].any()
 
 
@@ -86,12 +86,14 @@ def test_the_check_fails_while_validation_accuracy_rises(shortcut, monkeypatch, 
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.warns(UserWarning, match=r"(?s)FAIL.*Hiding it lowers the probability"):
         shortcut.main()
-    told = capsys.readouterr().out
-    rows = [line.split()[-2:] for line in told.splitlines() if line.startswith("  good run, seed")]
+    output = capsys.readouterr().out
+    rows = [
+        line.split()[-2:] for line in output.splitlines() if line.startswith("  good run, seed")
+    ]
     good = [float(validated) for validated, _ in rows]
-    validated, randomised = map(float, told.split("the last run")[1].split()[:2])
+    validated, randomised = map(float, output.split("the last run")[1].split()[:2])
     assert len(good) == 3
     assert validated > max(good)
     assert randomised < 0.3
-    assert "exit code 1" in told
-    assert "the region 'tag'" in told
+    assert "exit code 1" in output
+    assert "the region 'tag'" in output

@@ -1,4 +1,4 @@
-"""Measures by hand, and against scipy and scikit-image."""
+"""Measures worked out by hand, and compared with scipy."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_a_share_by_hand():
     assert torch.isnan(found[1])
 
 
-def test_shares_of_gradients_too_small_for_their_squares():
-    """A saturated float64 network has squares at the bottom of what a number can be."""
+def test_shares_of_tiny_maps():
+    """The squares of the gradients of a saturated network are close to the smallest float64."""
     maps = torch.tensor([[[1e-310, 3e-310]]], dtype=torch.float64)
     found = share(maps, torch.tensor([[[False, True]]]))
     torch.testing.assert_close(found, torch.tensor([0.75], dtype=torch.float64), rtol=1e-9, atol=0)
@@ -65,7 +65,7 @@ def test_moved_mass_by_hand():
 
 @pytest.mark.parametrize("side", [7, 28, 299, 400])
 @pytest.mark.parametrize("ties", [False, True])
-def test_spearman_is_scipy_s(side, ties):
+def test_spearman_agrees_with_scipy(side, ties):
     first, second = two_maps(side, ties=ties)
     expected = [
         stats.spearmanr(a.flatten(), b.flatten()).statistic

@@ -1,4 +1,4 @@
-"""Compiled code: it runs eagerly while it is explained, and is not compiled anew for it."""
+"""Compiled code runs eagerly while it is explained, and is not recompiled because of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Net(nn.Module):
 
 
 class Holder(nn.Module):
-    """A module one of whose attributes, or methods, is compiled."""
+    """A module with a compiled attribute or method."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a computation may disturb is given back, also what no run of the other tests has."""
+"""Everything that a computation may disturb is given back, including rare kinds of state."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from lightning_saliency.isolation.rng import random_streams_kept
 from lightning_saliency.probe.transforms import to_tensor
 
 
-def _of_a_dataset() -> None:
+def _read_a_dataset() -> None:
     ProbeBatch.from_dataset([(torch.rand(1, 4, 4), 0), (torch.rand(1, 4, 4), 1)])
 
 
-def _of_a_photo() -> None:
+def _read_a_photo() -> None:
     from PIL import Image
 
     to_tensor(Image.new("RGB", (8, 8)), transform=lambda _: torch.rand(3, 8, 8))
 
 
 @pytest.mark.skipif(torch.cuda.is_initialized(), reason="nothing is queued once CUDA is in use")
-@pytest.mark.parametrize("doing", [_of_a_dataset, _of_a_photo])
-def test_the_seed_that_cuda_will_start_from_is_left_alone(doing: Callable[[], None]):
+@pytest.mark.parametrize("read", [_read_a_dataset, _read_a_photo])
+def test_the_seed_that_cuda_will_start_from_is_left_alone(read: Callable[[], None]):
     torch.manual_seed(42)
     queue = torch.cuda._lazy_seed_tracker.get_calls()
-    doing()
+    read()
     assert torch.cuda._lazy_seed_tracker.get_calls() == queue
 
 
-def test_the_stream_of_cuda_is_seeded_where_it_is_in_use(monkeypatch: pytest.MonkeyPatch):
+def test_the_stream_of_cuda_is_seeded_if_it_is_in_use(monkeypatch: pytest.MonkeyPatch):
     called: list[Any] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["state"])
@@ -44,7 +44,7 @@ def test_the_stream_of_cuda_is_seeded_where_it_is_in_use(monkeypatch: pytest.Mon
     assert called == [7, ["state"]]
 
 
-def test_the_stream_of_mps_is_seeded_and_kept_where_there_is_one(monkeypatch: pytest.MonkeyPatch):
+def test_the_stream_of_mps_is_seeded_and_restored_if_there_is_one(monkeypatch: pytest.MonkeyPatch):
     stream = torch.Generator().manual_seed(1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.mps, "get_rng_state", stream.get_state)
@@ -57,9 +57,9 @@ def test_the_stream_of_mps_is_seeded_and_kept_where_there_is_one(monkeypatch: py
     assert torch.equal(stream.get_state(), before)
 
 
-def test_no_stream_is_asked_of_mps_elsewhere(monkeypatch: pytest.MonkeyPatch):
+def test_mps_is_not_touched_if_it_is_not_available(monkeypatch: pytest.MonkeyPatch):
     def touched(*_: Any) -> Tensor:
-        raise AssertionError("a device that is not there was used")
+        raise AssertionError("a device that does not exist was used")
 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for name in ("get_rng_state", "set_rng_state", "manual_seed"):
@@ -69,7 +69,7 @@ def test_no_stream_is_asked_of_mps_elsewhere(monkeypatch: pytest.MonkeyPatch):
 
 
 class Remembering(nn.Module):
-    """Keeps what it sees wherever a module can keep it."""
+    """Store something of each forward pass in every place that a module has for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Remembering(nn.Module):
         if self.cache is None:
             self.cache = logits.detach()
             self.register_buffer("late", logits.detach(), persistent=False)
-        self.seen += images.mean()  # with its graph
+        self.seen += images.mean()  # keeps the graph
         self.total += images.sum()
         self.maps[0].copy_(logits[0])
         self.maps[1] += 1
@@ -97,6 +97,7 @@ class Remembering(nn.Module):
         return logits
 
     def remembered(self) -> dict[str, Tensor]:
+        """Name every tensor that exists before the first forward pass."""
         kept = {"total": self.total, "seen": self.seen, "parts": self.parts, "state": self.state[0]}
         return {**kept, "0": self.maps[0], "1": self.maps[1], "last": self.by_name["last"]}
 
@@ -104,7 +105,7 @@ class Remembering(nn.Module):
 IMAGES = torch.ones(3, 1, 4, 4)
 
 
-def test_what_a_forward_pass_remembers_is_forgotten():
+def test_what_a_forward_pass_stored_is_undone():
     model = Remembering()
     before = {name: (t, t.clone()) for name, t in model.remembered().items()}
     explain(model, IMAGES, rules=("gradient",))
@@ -118,7 +119,7 @@ def test_what_a_forward_pass_remembers_is_forgotten():
         torch.testing.assert_close(tensor, value, rtol=0, atol=0)
 
 
-def test_what_was_remembered_in_inference_mode_can_be_explained_and_stays():
+def test_inference_tensors_can_be_explained_and_are_put_back():
     model = Remembering()
     with torch.inference_mode():
         model.total, model.maps = torch.zeros(()), [torch.zeros(2), torch.zeros(())]

@@ -1,4 +1,4 @@
-"""Which items of a dataset become a probe, however it keeps its labels."""
+"""Which items of a dataset become a probe, however the dataset stores its labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_saliency.probe.datasets import choose_items
 
 
 class Column:
-    """A column of a table as pandas has it: found by its index, and an array to numpy."""
+    """A table column as in pandas: items are found by index label, and numpy sees an array."""
 
     def __init__(self, values: list[Any]) -> None:
         self.values, self.dtype = np.array(values), np.array(values).dtype
@@ -35,7 +35,7 @@ class Column:
 
 
 class Kept(Dataset[Any]):
-    """Six images, two a class; ``kept`` is its ``targets``, ``labels`` those of the items."""
+    """Six images, two per class, with ``kept`` as ``targets`` and ``labels`` in the items."""
 
     def __init__(self, kept: Any, labels: Any = (0.5,) * 6) -> None:
         self.targets, self.labels_of_items = kept, labels
@@ -102,7 +102,7 @@ def test_labels_of_a_tensor_dataset():
 
 
 class Jittered:
-    """A transform with a generator of its own, in a place where it is seen."""
+    """A transform with a generator of its own as an attribute."""
 
     def __init__(self) -> None:
         self.stream = torch.Generator().manual_seed(3)
@@ -121,7 +121,7 @@ class JitteredModule(nn.Module):
 
 
 class Augmented(Dataset[Any]):
-    """Draws from every kind of generator that a dataset can own."""
+    """A dataset that draws from every kind of generator that it can own."""
 
     def __init__(self) -> None:
         self.numpy, self.python = np.random.default_rng(3), random.Random(3)
@@ -145,7 +145,7 @@ class Augmented(Dataset[Any]):
 
 
 class Mixing:
-    """A ``collate_fn`` that draws."""
+    """A ``collate_fn`` that draws random numbers."""
 
     def __init__(self) -> None:
         self.stream = np.random.default_rng(3)
@@ -156,7 +156,7 @@ class Mixing:
 
 
 @pytest.mark.parametrize("within", [False, True], ids=["itself", "subset-of-a-subset"])
-def test_generators_of_a_dataset_s_own_are_not_moved(within: bool):
+def test_a_dataset_s_own_generators_are_left_as_they_were(within: bool):
     data, mixing = Augmented(), Mixing()
     before, mixed = data.streams(), mixing.stream.bit_generator.state
     nested = Subset(Subset(data, range(6)), range(4)) if within else data
@@ -165,7 +165,7 @@ def test_generators_of_a_dataset_s_own_are_not_moved(within: bool):
     assert mixing.stream.bit_generator.state == mixed
 
 
-def test_generators_of_a_dataset_s_own_are_given_back_after_an_error():
+def test_a_dataset_s_own_generators_are_restored_after_an_error():
     data = Augmented()
     before = data.streams()
     with pytest.raises(IndexError):
@@ -173,7 +173,7 @@ def test_generators_of_a_dataset_s_own_are_given_back_after_an_error():
     assert data.streams() == before
 
 
-def test_the_probe_of_a_trainer_does_not_move_them_either(tmp_path: Any):
+def test_a_callback_leaves_a_dataset_s_own_generators_as_they_were(tmp_path: Any):
     class Owning(Shapes):
         def __init__(self) -> None:
             super().__init__(16, augment=False)

@@ -1,4 +1,4 @@
-"""ImageNet's classes by name: every name finds its class, and no name finds a wrong one."""
+"""ImageNet's classes by name: every name finds its own class, and no name finds a wrong one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from lightning_saliency.probe import imagenet
 from lightning_saliency.probe.imagenet import class_index, class_names
 
-# Read off torchvision's list: names that only their case or a word left out tells apart.
+# Taken from torchvision's list: names that differ from others only in case or by an omitted word.
 AMBIGUOUS = {"Cardigan": 264, "cardigan": 474, "crane": 517, "maillot": 638}
 
 
 def forget() -> None:
-    for remembered in (imagenet._timm_names, imagenet._others):
+    for remembered in (imagenet._timm_names, imagenet._timm_meanings):
         remembered.cache_clear()
 
 
@@ -83,7 +83,7 @@ def test_every_synonym_finds_its_class_or_is_ambiguous():
         pytest.param("jack-o'-lantern", 607, id="apostrophe"),
         pytest.param("Jack o’ Lantern", 607, id="typographic-apostrophe"),
         pytest.param("St Bernard", 247, id="full-stop"),
-        # One class's own name and another's synonym: the first, as without timm.
+        # The name of one class is a synonym of another. It means the first, as without timm.
         pytest.param("missile", 657, id="own-name-before-synonym"),
         pytest.param("partridge", 86, id="own-name-before-synonym-of-two"),
     ],
@@ -150,7 +150,7 @@ def test_no_names_give_an_empty_list():
         pytest.param("panda", "say 'lesser panda'; 388 is 'giant panda'", id="synonym-of-two"),
     ],
 )
-def test_an_ambiguous_name_is_answered_with_its_classes(name: str, message: str):
+def test_the_error_of_an_ambiguous_name_lists_its_classes(name: str, message: str):
     with pytest.raises(ValueError) as raised:
         class_index(name)
     assert message in str(raised.value)
@@ -159,12 +159,12 @@ def test_an_ambiguous_name_is_answered_with_its_classes(name: str, message: str)
 
 @pytest.mark.usefixtures("with_timm")
 @pytest.mark.parametrize("name", [*AMBIGUOUS, "panda", "horn", "wagon"])
-def test_what_an_ambiguous_name_is_answered_with_works(name: str):
+def test_the_names_suggested_for_an_ambiguous_name_work(name: str):
     with pytest.raises(ValueError) as raised:
         class_index(name)
-    told = str(raised.value).split(": ", 1)[1].rstrip(".").split("; ")
-    assert len(told) > 1
-    for candidate in told:
+    candidates = str(raised.value).split(": ", 1)[1].rstrip(".").split("; ")
+    assert len(candidates) > 1
+    for candidate in candidates:
         if ", say " in candidate:
             index, say = int(candidate.split()[0]), candidate.split(", say ")[1].strip("'\"")
             assert class_index(say) == index
@@ -173,7 +173,7 @@ def test_what_an_ambiguous_name_is_answered_with_works(name: str):
 @pytest.mark.usefixtures("without_timm")
 @pytest.mark.parametrize("name", ["cardigan", "crane", "maillot"])
 def test_the_same_names_are_ambiguous_without_timm(name: str):
-    with pytest.raises(ValueError, match=r"means several classes: .*`pip install timm` brings"):
+    with pytest.raises(ValueError, match=r"means several classes: .*`pip install timm` adds"):
         class_index(name)
 
 
@@ -183,28 +183,28 @@ def test_the_same_names_are_ambiguous_without_timm(name: str):
     [
         pytest.param(
             "great grey owll",
-            r"^`name` 'great grey owll' is none of ImageNet's class names; the closest are "
+            r"^`name` 'great grey owll' is not an ImageNet class name; the closest are "
             r"'great grey owl' \(24\)\.$",
             id="misspelt",
         ),
         pytest.param("owl", r"the closest are 'great grey owl' \(24\), ", id="a-word-of-it"),
-        pytest.param("qzxv", r"no class has a name like it\.$", id="nothing-like-it"),
-        pytest.param(" ", r"`name` ' ' is none of .* no class has a name like it\.$", id="blank"),
+        pytest.param("qzxv", r"no class has a similar name\.$", id="nothing-like-it"),
+        pytest.param(" ", r"`name` ' ' is not an .* no class has a similar name\.$", id="blank"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_closest(name: str, message: str):
+def test_the_error_of_an_unknown_name_lists_the_closest(name: str, message: str):
     with pytest.raises(ValueError, match=message):
         class_index(name)
 
 
 def test_the_unknown_one_of_several_is_named():
-    with pytest.raises(ValueError, match="`name` 'zebrra' is none of"):
+    with pytest.raises(ValueError, match="`name` 'zebrra' is not an"):
         class_index(["zebra", "zebrra"])
 
 
 @pytest.mark.usefixtures("without_timm")
-def test_without_timm_an_unknown_name_says_what_brings_synonyms():
-    with pytest.raises(ValueError, match=r"'great grey owl' \(24\).* `pip install timm` brings"):
+def test_without_timm_the_error_of_an_unknown_name_suggests_timm():
+    with pytest.raises(ValueError, match=r"'great grey owl' \(24\).* `pip install timm` adds"):
         class_index("great gray owl")
 
 
@@ -218,6 +218,6 @@ def test_without_timm_an_unknown_name_says_what_brings_synonyms():
         pytest.param(["zebra", 3], "`name` must be a class name, got 3 of int", id="int-in-list"),
     ],
 )
-def test_what_is_no_name_is_a_type_error(name: object, message: str):
+def test_anything_but_names_is_a_type_error(name: object, message: str):
     with pytest.raises(TypeError, match=message):
         class_index(name)

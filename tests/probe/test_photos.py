@@ -1,4 +1,4 @@
-"""Photos and masks: what a person sees is what the model gets, whatever the file; or an error."""
+"""Photos and masks: the model gets what a viewer shows, whatever the file, or there is an error."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import functional, v2
 
 from lightning_saliency import ProbeBatch
-from lightning_saliency.probe.photos import list_photos, mask_of, read_mask, read_photo
+from lightning_saliency.probe.photos import find_mask, list_photos, read_mask, read_photo
 from lightning_saliency.probe.transforms import (
     IMAGENET,
+    find_normalisation,
     mask_to_tensor,
     normalisation,
-    normalisation_of,
     to_tensor,
 )
 
@@ -55,7 +55,7 @@ def as_pillow_has_it(path: Path, name: str) -> object:
 
 
 def colours(path: Path) -> set[tuple[int, ...]]:
-    """All the colours in a photo."""
+    """The set of colours in a photo."""
     photo = read_photo(path)
     assert photo.mode == "RGB"
     return {tuple(pixel) for pixel in np.asarray(photo).reshape(-1, 3).tolist()}
@@ -65,7 +65,7 @@ def colours(path: Path) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "astronaut"])
-def test_a_real_photo_is_read_as_it_is(name: str):
+def test_a_real_photo_is_read_unchanged(name: str):
     path = skimage_photo(name)
     read = read_photo(path)
     assert read.mode == "RGB"
@@ -89,7 +89,7 @@ def test_a_jpeg_is_near_what_was_saved(tmp_path: Path):
     assert np.abs(read - np.asarray(photo, dtype=float)).mean() < 3
 
 
-def test_grey_has_three_equal_channels_or_one(tmp_path: Path):
+def test_grey_is_read_as_three_equal_channels_or_as_one(tmp_path: Path):
     grey = noise(4, 6)[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
     assert np.array_equal(np.asarray(read_photo(tmp_path / "grey.png")), np.dstack([grey] * 3))
@@ -98,12 +98,12 @@ def test_grey_has_three_equal_channels_or_one(tmp_path: Path):
     assert np.array_equal(np.asarray(kept), grey)
 
 
-def test_one_bit_a_pixel(tmp_path: Path):
+def test_one_bit_per_pixel(tmp_path: Path):
     Image.new("1", (2, 2), 1).save(tmp_path / "bits.png")
     assert colours(tmp_path / "bits.png") == {WHITE}
 
 
-# 255 · (1 - 0.2) + 100 · 0.2 = 224, and so on: what shows through is white paper.
+# The background is white: 255 · (1 - 0.2) + 100 · 0.2 = 224, and so on.
 @pytest.mark.parametrize(
     ("mode", "colour", "expected"),
     [
@@ -113,7 +113,7 @@ def test_one_bit_a_pixel(tmp_path: Path):
         pytest.param("LA", (100, 51), (224, 224, 224), id="la-a-fifth"),
     ],
 )
-def test_transparency_is_laid_on_white(
+def test_transparency_is_blended_with_white(
     tmp_path: Path, mode: str, colour: tuple[int, ...], expected: tuple[int, ...]
 ):
     Image.new(mode, (3, 2), colour).save(tmp_path / "photo.png")
@@ -128,7 +128,7 @@ def test_transparency_is_laid_on_white(
         pytest.param("1", (0, 1), 1, {(0, 0, 0), WHITE}, id="one-bit"),
     ],
 )
-def test_a_colour_that_stands_for_nothing_is_white(
+def test_a_transparent_colour_is_white(
     tmp_path: Path, mode: str, colours_saved: tuple, transparent: object, expected: set
 ):
     photo = Image.new(mode, (4, 2), colours_saved[0])
@@ -149,7 +149,7 @@ def test_a_palette_with_transparency(tmp_path: Path, suffix: str):
     assert colours(tmp_path / f"photo.{suffix}") == {WHITE, BLUE}
 
 
-# 65535 = 257 · 255, so 257 · k is k exactly; 128 is the last that rounds down.
+# 65535 = 257 · 255, so 257 · k becomes exactly k. The largest value that rounds to 0 is 128.
 DEEP = {0: 0, 128: 0, 129: 1, 257: 1, 32767: 127, 32768: 128, 65535: 255}
 
 
@@ -169,7 +169,7 @@ def test_deep_greys_are_scaled_and_not_clipped(tmp_path: Path, suffix: str, dtyp
 
 
 def png(width: int, height: int, *, bits: int = 8, kind: int = 2, **chunks: bytes) -> bytes:
-    """A PNG by the specification; of ``kind`` 0 it is grey, of 2 RGB."""
+    """Build a PNG by the specification; ``kind`` 0 is grey and 2 is RGB."""
     size = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
     found = b"\x89PNG\r\n\x1a\n"
     for name, data in {"IHDR": size, **chunks, "IEND": b""}.items():
@@ -179,7 +179,7 @@ def png(width: int, height: int, *, bits: int = 8, kind: int = 2, **chunks: byte
 
 
 def big_endian_tiff(values: list[int]) -> bytes:
-    """A TIFF of one row of 16-bit greys as a scientific camera writes it, by the specification."""
+    """Build a TIFF of one row of 16-bit greys by the specification, as scientific cameras do."""
     entries = {256: len(values), 257: 1, 258: 16, 259: 1, 262: 1, 277: 1, 278: 1}
     at = 8 + 2 + 12 * (len(entries) + 2) + 4
     long_entries = {273: at, 279: 2 * len(values)}
@@ -200,7 +200,7 @@ def test_deep_greys_in_the_other_byte_order(tmp_path: Path):
     assert read[0, :, 0].tolist() == list(DEEP.values())
 
 
-def test_a_deep_grey_that_stands_for_nothing_is_white(tmp_path: Path):
+def test_a_transparent_16_bit_grey_is_white(tmp_path: Path):
     row = zlib.compress(struct.pack(">BHH", 0, 257, 25700))
     data = png(2, 1, bits=16, kind=0, tRNS=struct.pack(">H", 257), IDAT=row)
     (tmp_path / "deep.png").write_bytes(data)
@@ -228,13 +228,13 @@ def test_floating_point_greys(tmp_path: Path, values: list[float], expected: lis
         pytest.param([0, 70000], np.int32, "from 0 to 65535, got 0 to 70000", id="32-bits"),
     ],
 )
-def test_greys_of_no_known_range_are_refused(tmp_path: Path, values: list, dtype, message: str):
+def test_greys_of_unknown_range_are_refused(tmp_path: Path, values: list, dtype, message: str):
     Image.fromarray(np.array([values], dtype=dtype)).save(tmp_path / "photo.tif")
     with pytest.raises(ValueError, match=rf"photo\.tif must have values {message}. Save it with 8"):
         read_photo(tmp_path / "photo.tif")
 
 
-# By the EXIF specification: where the first row and the first column of the file belong.
+# The EXIF specification says where the first row and the first column of the file belong.
 UPRIGHT = {
     1: lambda a: a,  # row at the top, column at the left
     2: lambda a: a[:, ::-1],  # top, right
@@ -289,12 +289,12 @@ def test_cmyk(tmp_path: Path, suffix: str):
     path = tmp_path / f"ink.{suffix}"
     Image.new("CMYK", (16, 16), (255, 0, 0, 0)).save(path)  # cyan ink only
     if suffix == "jpg":
-        assert b"Adobe" in path.read_bytes()  # which stores inks inverted
+        assert b"Adobe" in path.read_bytes()  # Adobe's marker: inks are stored inverted
     assert np.abs(np.asarray(read_photo(path), dtype=int) - (0, 255, 255)).max() < 4
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
-def test_of_an_animation_the_first_frame(tmp_path: Path, suffix: str):
+def test_only_the_first_frame_of_an_animation_is_read(tmp_path: Path, suffix: str):
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
     lossless = {"lossless": True} if suffix == "webp" else {}
     path = tmp_path / f"moving.{suffix}"
@@ -334,16 +334,16 @@ def encoded(kind: str, **options: object) -> bytes:
         pytest.param(b"P6 x", "invalid literal", id="what-pillow-does-not-wrap"),
     ],
 )
-def test_a_file_that_is_no_image_is_named(tmp_path: Path, data: bytes, message: str):
+def test_the_error_names_a_file_that_is_not_an_image(tmp_path: Path, data: bytes, message: str):
     (tmp_path / "photo.png").write_bytes(data)
     with pytest.raises(
-        ValueError, match=rf"photo\.png is not a readable image: {message}.*save it anew, as JPEG"
+        ValueError, match=rf"photo\.png is not a readable image: {message}.*save it again as JPEG"
     ):
         read_photo(tmp_path / "photo.png")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_a_damaged_file_is_read_or_named(tmp_path: Path, kind: str):
+def test_a_damaged_file_is_read_or_named_in_the_error(tmp_path: Path, kind: str):
     whole = encoded(kind, **({"exif": oriented(6)} if kind in ("JPEG", "PNG", "WEBP") else {}))
     path = tmp_path / "damaged"
     draw = random.Random(kind)
@@ -408,7 +408,7 @@ def test_a_huge_file_is_refused_before_it_is_decoded(tmp_path: Path, side: int, 
         read_photo(tmp_path / "huge.png")
 
 
-def test_max_pixels_is_the_last_that_is_allowed(tmp_path: Path):
+def test_max_pixels_itself_is_allowed(tmp_path: Path):
     Image.new("RGB", (5, 4)).save(tmp_path / "photo.png")
     assert read_photo(tmp_path / "photo.png", max_pixels=20).size == (5, 4)
     with pytest.raises(ValueError, match=r"has 5×4 pixels, more than 19\. .*with `max_pixels`"):
@@ -431,7 +431,7 @@ def test_pillow_s_own_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def by_hand(photo: Image.Image, resize: int, crop: int) -> Tensor:
-    """The validation transform of ImageNet's models in nothing but Pillow and numpy."""
+    """The validation transform of ImageNet models, written with only Pillow and numpy."""
     width, height = photo.size
     if width <= height:
         width, height = resize, int(resize * height / width)
@@ -449,7 +449,7 @@ def normalised(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "astronaut"])
-def test_a_photo_becomes_what_imagenet_s_models_are_validated_on(name: str):
+def test_a_photo_is_prepared_as_imagenet_models_are_validated(name: str):
     photo = read_photo(skimage_photo(name))
     found = to_tensor(photo, 224)
     assert found.dtype == torch.float32
@@ -461,7 +461,7 @@ def test_a_photo_becomes_what_imagenet_s_models_are_validated_on(name: str):
 
 def test_the_resize_is_antialiased():
     fine = np.zeros((256, 256, 3), dtype=np.uint8)
-    fine[:, ::2] = 255  # lines one pixel wide: grey from afar, not black or white
+    fine[:, ::2] = 255  # lines one pixel wide, which must blur to grey
     small = to_tensor(Image.fromarray(fine), (16, 16), mean=None, std=None)
     assert small.sub(0.5).abs().max() < 0.02
 
@@ -491,7 +491,7 @@ def test_a_strip_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch):
     strip = np.zeros((2, 600, 3), dtype=np.uint8)
     strip[:, 300:] = 255
     found = to_tensor(Image.fromarray(strip), (256, 224), mean=None, std=None)
-    assert resized == [(8, 2)]  # and not 600 × 2, which would become 76,800 × 256
+    assert resized == [(8, 2)]  # not 600 × 2, which would become 76,800 × 256
     assert found.shape == (3, 224, 224)
     assert found[:, :, :40].max() < 0.02
     assert found[:, :, -40:].min() > 0.98
@@ -503,7 +503,7 @@ def test_a_grey_photo_has_three_channels():
     torch.testing.assert_close(to_tensor(grey, 4), expected)
 
 
-def test_a_mean_and_std_of_one_s_own():
+def test_custom_mean_and_std():
     grey = Image.new("RGB", (8, 8), (51, 102, 255))  # 0.2, 0.4 and 1.0
     found = to_tensor(grey, 2, mean=(0.1, 0.4, 0.5), std=(0.1, 0.2, 0.25))
     torch.testing.assert_close(found[:, 0, 0], torch.tensor([1.0, 0.0, 2.0]))
@@ -513,13 +513,13 @@ def test_a_mean_and_std_of_one_s_own():
     ("size", "error", "message"),
     [
         pytest.param(0, ValueError, "`size` must be at least 1, .* got 0", id="zero"),
-        pytest.param((32, 64), ValueError, r"the crop within the rest, got \(32, 64\)", id="order"),
-        pytest.param(22.5, TypeError, "`size` must be an int, or two .* got 22.5", id="float"),
-        pytest.param(True, TypeError, "`size` must be an int, or two .* got True", id="bool"),
-        pytest.param((1, 2, 3), TypeError, r"or two .* got \(1, 2, 3\)", id="three"),
+        pytest.param((32, 64), ValueError, r"resize no less than crop, got \(32, 64\)", id="order"),
+        pytest.param(22.5, TypeError, "`size` must be an int, or a pair .* got 22.5", id="float"),
+        pytest.param(True, TypeError, "`size` must be an int, or a pair .* got True", id="bool"),
+        pytest.param((1, 2, 3), TypeError, r"or a pair .* got \(1, 2, 3\)", id="three"),
     ],
 )
-def test_sizes_that_are_none(size: object, error: type[Exception], message: str):
+def test_bad_sizes_are_refused(size: object, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         to_tensor(Image.new("RGB", (8, 8)), size)
     with pytest.raises(error, match=message):
@@ -539,10 +539,10 @@ def test_sizes_that_are_none(size: object, error: type[Exception], message: str)
         ),
     ],
 )
-def test_a_transform_is_called_in_place_of_all_else(steps: list):
+def test_a_transform_replaces_size_and_normalisation(steps: list):
     photo = Image.fromarray(noise(40, 30))
     found = to_tensor(photo, 224, transform=(v1 if len(steps) == 3 else v2).Compose(steps))
-    assert type(found) is Tensor  # not one of torchvision's own kinds
+    assert type(found) is Tensor  # not one of torchvision's subclasses
     torch.testing.assert_close(found, by_hand(photo, 20, 16), atol=2e-3, rtol=0)
 
 
@@ -597,7 +597,7 @@ def test_a_random_transform_leaves_the_seed_of_cuda_alone(monkeypatch: pytest.Mo
         pytest.param(ResNet18_Weights.DEFAULT, r"`weights\.transforms\(\)`", id="weights"),
     ],
 )
-def test_a_transform_that_gives_no_image(transform: object, message: str):
+def test_a_transform_that_does_not_return_an_image_is_refused(transform: object, message: str):
     with pytest.raises(TypeError, match=rf"`transform` must .*{message}"):
         to_tensor(Image.new("RGB", (8, 6)), transform=transform)
 
@@ -636,12 +636,12 @@ def test_normalisation_by_name_and_number():
             [123.7, 116.3, 103.5],
             [58.4, 57.1, 57.4],
             ValueError,
-            r"`mean` must be that of images in \[0, 1\], got \[123.7, .* Divide both by 255",
+            r"`mean` must be for images in \[0, 1\], got \[123.7, .* Divide both by 255",
             id="of-bytes",
         ),
     ],
 )
-def test_normalisations_that_are_none(
+def test_bad_normalisations_are_refused(
     mean: object, std: object, error: type[Exception], message: str
 ):
     with pytest.raises(error, match=message):
@@ -650,7 +650,7 @@ def test_normalisations_that_are_none(
         to_tensor(Image.new("RGB", (8, 8)), 4, mean=mean, std=std)
 
 
-MEAN, STD = (0.1, 0.25, 0.375), (0.5, 0.75, 1.0)  # but for 0.1 the same in float32
+MEAN, STD = (0.1, 0.25, 0.375), (0.5, 0.75, 1.0)  # all but 0.1 are exact in float32
 
 
 @pytest.mark.parametrize(
@@ -689,12 +689,12 @@ MEAN, STD = (0.1, 0.25, 0.375), (0.5, 0.75, 1.0)  # but for 0.1 the same in floa
     ],
 )
 def test_the_normalisation_of_a_transform(transform: object, expected: object):
-    assert normalisation_of(transform) == expected
+    assert find_normalisation(transform) == expected
 
 
 def test_the_normalisation_of_timm_s_transforms():
     data = pytest.importorskip("timm.data")
-    found = normalisation_of(data.create_transform((3, 64, 64), is_training=False))
+    found = find_normalisation(data.create_transform((3, 64, 64), is_training=False))
     torch.testing.assert_close(torch.tensor(found), torch.tensor(IMAGENET))
 
 
@@ -747,7 +747,7 @@ def test_masks(tmp_path: Path, pixels: np.ndarray, inside: np.ndarray):
     assert np.array_equal(np.asarray(mask), inside)
 
 
-def test_a_mask_with_a_colour_that_stands_for_nothing(tmp_path: Path):
+def test_a_mask_with_a_transparent_colour(tmp_path: Path):
     mask = Image.fromarray(np.where(LEFT, 1, 0).astype(np.uint8), "L").convert("P")
     mask.putpalette([*BLUE, *RED])
     mask.save(tmp_path / "mask.png", transparency=0)
@@ -767,12 +767,12 @@ def test_a_grey_mask_that_was_saved_as_jpeg(tmp_path: Path):
     [
         pytest.param(
             LEFT.astype(np.uint8),
-            r"must be white inside .* nothing brighter than 1 of 255\. Save `mask \* 255`",
+            r"must be white inside .* nothing brighter than 1 of 255\. .*, save `mask \* 255`",
             id="zeros-and-ones",
         ),
         pytest.param(
             np.dstack([WHITE_LEFT, WHITE_LEFT * 0, WHITE_LEFT * 0]),
-            "must be white inside the region and black outside, .* got colours. Save one region",
+            "must be white inside the region and black outside, .* got colours. Save each region",
             id="colours",
         ),
     ],
@@ -787,10 +787,12 @@ def test_masks_that_would_be_misread(tmp_path: Path, pixels: np.ndarray, message
     ("shape", "message"),
     [
         pytest.param(
-            (3, 4), r"upright, \(4, 2\), got \(4, 3\)\. Draw masks in the pixels", id="other"
+            (3, 4), r"upright photo, \(4, 2\), got \(4, 3\)\. Draw the mask at the size", id="other"
         ),
         pytest.param(
-            (4, 2), r"upright, \(4, 2\), got \(2, 4\)\. Turn the mask upright", id="lying"
+            (4, 2),
+            r"upright photo, \(4, 2\), got \(2, 4\)\. Rotate the mask as the EXIF",
+            id="sideways",
         ),
     ],
 )
@@ -798,9 +800,7 @@ def test_a_mask_is_as_large_as_the_upright_photo(
     tmp_path: Path, shape: tuple[int, int], message: str
 ):
     path = save_mask(tmp_path / "mask.png", np.zeros(shape, np.uint8))
-    with pytest.raises(
-        ValueError, match=rf"mask\.png must be as large as its photo when {message}"
-    ):
+    with pytest.raises(ValueError, match=rf"mask\.png must have the size of its {message}"):
         read_mask(path, PHOTO)
 
 
@@ -824,7 +824,7 @@ def test_a_mask_may_be_as_large_as_its_photo(tmp_path: Path, monkeypatch: pytest
         read_mask(path, Image.new("RGB", (1, 1)))
 
 
-def test_a_mask_that_is_missing_or_no_image(tmp_path: Path):
+def test_a_mask_that_is_missing_or_not_an_image_is_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no photo at .*none\.png"):
         read_mask(tmp_path / "none.png", PHOTO)
     (tmp_path / "mask.png").write_bytes(b"no")
@@ -832,7 +832,7 @@ def test_a_mask_that_is_missing_or_no_image(tmp_path: Path):
         read_mask(tmp_path / "mask.png", PHOTO)
 
 
-# A photo that is its own mask: wherever the geometry puts the white, the mask has to go.
+# The photo is its own mask, so the mask must end up wherever the geometry puts the white.
 GEOMETRIES = {
     "default": None,
     "preset": ResNet18_Weights.DEFAULT.transforms(crop_size=32, resize_size=40),
@@ -900,7 +900,7 @@ def touch(path: Path) -> Path:
     return path
 
 
-def test_one_folder_a_class(tmp_path: Path):
+def test_one_folder_per_class(tmp_path: Path):
     names = ["b/10.png", "b/2.JPG", "b/1.jpeg", "Z/x.webp", "a/y.tif"]
     for name in names:
         touch(tmp_path / name)
@@ -927,7 +927,7 @@ def test_labels_are_those_of_torchvision_s_image_folder(tmp_path: Path):
     assert [(str(p), label) for p, label in zip(paths, labels, strict=True)] == folder.samples
 
 
-def test_the_order_of_photos_counts_numbers_and_is_total(tmp_path: Path):
+def test_photos_are_in_natural_order(tmp_path: Path):
     expected = ["1.png", "02.png", "2.png", "10.png", "a.png", "A1b2.png", "a1b10.png", "B.png"]
     for name in reversed(expected):
         touch(tmp_path / "c" / name)
@@ -952,14 +952,14 @@ def test_links_are_followed(tmp_path: Path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        pytest.param([], "holds no folders; it must hold one a class", id="empty"),
+        pytest.param([], "holds no folders; it must hold one per class", id="empty"),
         pytest.param(["1.png"], "holds no folders; .* `ProbeBatch.from_files`", id="no-classes"),
         pytest.param(
             ["a/1.png", "b/x.d/1.png"], r"b holds no photos \(\.jpg, ", id="a-class-without"
         ),
     ],
 )
-def test_a_root_that_holds_no_photos(tmp_path: Path, names: list[str], message: str):
+def test_a_root_without_photos_is_refused(tmp_path: Path, names: list[str], message: str):
     for name in names:
         touch(tmp_path / name)
     with pytest.raises(ValueError, match=message):
@@ -967,10 +967,10 @@ def test_a_root_that_holds_no_photos(tmp_path: Path, names: list[str], message: 
 
 
 @pytest.mark.parametrize("name", ["none", "1.png"])
-def test_a_root_that_is_no_folder(tmp_path: Path, name: str):
+def test_a_root_that_is_not_a_folder_is_refused(tmp_path: Path, name: str):
     touch(tmp_path / "1.png")
     with pytest.raises(
-        ValueError, match=f"{name} is not a folder; it must hold one folder a class"
+        ValueError, match=f"{name} is not a folder; it must hold one folder per class"
     ):
         list_photos(tmp_path / name)
 
@@ -979,14 +979,14 @@ def test_the_mask_of_a_photo(tmp_path: Path):
     photo = touch(tmp_path / "photos/a/1.jpg")
     root, masks = tmp_path / "photos", tmp_path / "masks"
     with pytest.raises(FileNotFoundError, match=rf"no mask for .*1\.jpg.* {masks / 'a' / '1'}\.\*"):
-        mask_of(photo, root, masks)
+        find_mask(photo, root, masks)
     touch(masks / "a/11.png")
     touch(masks / "b/1.png")
     mask = touch(masks / "a/1.png")
-    assert mask_of(photo, str(root), str(masks)) == mask
+    assert find_mask(photo, str(root), str(masks)) == mask
     touch(masks / "a/1.bmp")
     with pytest.raises(ValueError, match=r"must hold one mask for .*1\.jpg, got 1\.bmp, 1\.png"):
-        mask_of(photo, root, masks)
+        find_mask(photo, root, masks)
 
 
 # --- all together
@@ -1007,10 +1007,10 @@ def test_a_probe_of_files_and_a_probe_of_a_folder(tmp_path: Path):
     assert probe.names == ("cat 1", "cat 2", "dog 1")
     assert probe.labels.tolist() == [0, 0, 1]
     assert probe.class_names == ("cat", "dog")
-    # The crop is centred, so the share is that of the middle 300 · 64/73 pixels of the photo.
+    # The crop is centred, so the share refers to the middle 300 · 64/73 pixels of the photo.
     side = 300 * 64 / 73
     left, top = (451 - side) / 2, (300 - side) / 2
-    assert left < 120 < 330 < left + side  # all of it is in sight
+    assert left < 120 < 330 < left + side  # The whole mask is inside the crop.
     assert top < 80 < 220 < top + side
     assert float(probe.masks["object"][0].float().mean()) == pytest.approx(
         140 * 210 / side**2, rel=0.03

@@ -26,7 +26,7 @@ from lightning_saliency.record.run import OBSERVATION_FILE, open_run
 SCRIPT = SUPPORT / "distributed_run.py"
 COUNTS = {"even": 4, "odd": 3, "one": 1}
 
-# What is done one after another in one start of Python, which takes longer than all of it.
+# All of these are done in one start of Python, which takes longer than they do together.
 WAYS = {
     "ddp": ("observed", "alone", "warn", "raise", "full", "gate", "single"),
     "fsdp2": ("observed", "alone"),
@@ -35,7 +35,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where both strategies have trained, each in a folder of its name."""
+    """The folder in which both strategies trained, each in a folder of its name."""
     root = tmp_path_factory.mktemp("distributed")
     started = []
     for strategy, ways in WAYS.items():
@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             _, errors = process.communicate(timeout=300)
             assert process.returncode == 0, errors[-3000:]
     finally:
-        for process in started:  # with those that it started, which may wait for each other
+        for process in started:  # with its children, which may wait for each other
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     return root
@@ -62,7 +62,7 @@ def kept(folder: Path, rank: int = 0) -> dict[str, Any]:
     ("strategy", "how"), [("ddp", "observed"), ("fsdp2", "observed"), ("ddp", "warn")]
 )
 def test_two_processes_train_as_if_unobserved(strategy, how, root):
-    """Also when an observation fails on one of them."""
+    """This holds if an observation fails on one of them, too."""
     for rank in (0, 1):
         alone, observed = (kept(root / strategy / name, rank) for name in ("alone", how))
         for part in ("weights", "moments", "metrics", "rng"):
@@ -72,7 +72,7 @@ def test_two_processes_train_as_if_unobserved(strategy, how, root):
 
 @pytest.mark.parametrize("strategy", WAYS)
 def test_two_processes_see_what_one_would(strategy, root):
-    """While the weights are those of the single process still."""
+    """Compared before training, while the weights equal those of the single process."""
     observed, single = kept(root / strategy / "observed"), kept(root / "ddp" / "single")
     for name, count in COUNTS.items():
         assert len(observed["seen"][name][0]["maps"][RULE]) == count
@@ -85,7 +85,7 @@ def test_two_processes_see_what_one_would(strategy, root):
             assert torch.equal(of(ours, path), of(theirs, path))
         for path in ("peaks", "probabilities", "measured.probabilities", "measured.profiles"):
             torch.testing.assert_close(of(ours, path), of(theirs, path), rtol=1e-6, atol=1e-7)
-        for path in ("maps", "measured.maps"):  # in half precision, so bit for bit but for zeros
+        for path in ("maps", "measured.maps"):  # in half precision, so equal except for zeros
             torch.testing.assert_close(of(ours, path), of(theirs, path), rtol=0, atol=1e-6)
         shares = [o.measured.shares["corner"] for o in (ours, theirs)]
         torch.testing.assert_close(*shares, rtol=1e-6, atol=0)
@@ -129,13 +129,13 @@ def test_one_process_writes_one_record(strategy, root):
 
 @pytest.mark.parametrize("strategy", WAYS)
 def test_scalars_and_verdicts_are_the_same_on_both_ranks(strategy, root):
-    """Though the metric that the check waits for never reaches its bound on rank 1."""
+    """They agree although the metric that the check waits for misses its bound on rank 1."""
     first, second = (kept(root / strategy / "observed", rank) for rank in (0, 1))
     assert (first["metrics"]["first_rank"], second["metrics"]["first_rank"]) == (1, 0)
     assert first["measured"] == second["measured"]
     assert {"even/corner.share", "odd/drift.first"} <= first["measured"].keys()
     assert first["verdicts"] == second["verdicts"]
-    assert len(first["verdicts"]) == 2  # at the end of each epoch
+    assert len(first["verdicts"]) == 2  # one at the end of each epoch
     for verdict in first["verdicts"]:
         assert verdict.startswith("Verdict(outcome='fail'")
         assert "occluded=Occluded(before=" in verdict
@@ -146,7 +146,7 @@ def raised(folder: Path) -> list[str]:
 
 
 def test_a_rank_that_fails_alone_is_raised_on_all(root):
-    """The other one would otherwise wait for it, until its process group loses patience."""
+    """Otherwise the other one would wait until its process group times out."""
     other, failed = raised(root / "ddp" / "raise")
     assert "observing the model (epoch 0) failed: ArithmeticError: only here" in failed
     assert "another process failed while explaining the probe; its log says why" in other

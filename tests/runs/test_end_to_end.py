@@ -1,4 +1,4 @@
-"""The main job: train on real digits, then ask a real TensorBoard for everything over HTTP."""
+"""The main use: train on real digits, then ask a real TensorBoard over HTTP for everything."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from lightning_saliency import ProbeBatch, SaliencyCallback
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-BATCHES = 5  # of 32 images, an epoch
+BATCHES = 5  # of 32 images, per epoch
 
 
 def train(
     fit_digits: Any, data: Any, folder: Path, *, observed: bool, epochs: int = 4
 ) -> dict[str, Any]:
-    """The demo's training on a part of its digits; every second epoch is due."""
+    """Train the demo on some of its digits, and observe every second epoch."""
     pl.seed_everything(1)
     some = torch.randperm(5000, generator=torch.Generator().manual_seed(0)).tolist()
     train_data, val_data = Subset(data, some[:160]), Subset(data, some[160:260])
@@ -64,7 +64,7 @@ def train(
 
 @contextmanager
 def tensorboard(logdir: Path, *flags: str) -> Iterator[str]:
-    """A real server on loopback; ended by the handle it was started with."""
+    """Run a real server on loopback, and end it through its own handle."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -79,7 +79,7 @@ def tensorboard(logdir: Path, *flags: str) -> Iterator[str]:
 
 
 def ask(url: str, *, until: Callable[[Any], object] = bool, **query: object) -> Any:
-    """The JSON that the server answers with, once it has read the events."""
+    """Ask the server for JSON until it has read the events."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
@@ -98,7 +98,7 @@ def picture(base: str, card: dict[str, Any]) -> tuple[str, Image.Image]:
 
 
 def all_tags(answer: Any) -> bool:
-    """Whether the server has read that far: three images, and a film strip of each."""
+    """Whether the server has read three images and the film strip of each."""
     return len(answer.get("digits/run", ())) == 6
 
 
@@ -123,7 +123,7 @@ def test_tensorboard_serves_every_observation_over_http(trained):
             for card in cards:
                 kind, mosaic = picture(base, card)
                 assert kind == "image/jpeg"
-                # Four tiles of 84 pixels (three times 28), three rows of them with their names.
+                # Three rows of four tiles of 84 pixels (three times 28), with their names.
                 assert mosaic.size == (4 * 84 + 5 * 6, 24 + 3 * (84 + 6 + 18) + 20)
                 assert np.asarray(mosaic).std() > 10
             strip = ask(
@@ -137,23 +137,23 @@ def test_tensorboard_serves_every_observation_over_http(trained):
             assert width >= 3 * 84
             assert height > 10 * 84
         scalars = ask(base + "scalars/scalars", run="digits/run", tag="val_acc")
-        # An epoch's picture stands at the step of its scalars, so that linked cards move together.
+        # The picture of an epoch has the step of its scalars, so that linked cards move together.
         assert set(due[1:]) <= {step for _, step, _ in scalars}
 
 
 def test_a_plain_tensorboard_lists_the_same_tags(trained):
-    """Its own defaults: the fast data server, and ten pictures a tag."""
+    """The defaults of TensorBoard: the fast data server, and ten pictures per tag."""
     _, folder = trained
     with tensorboard(folder) as base:
         assert ask(base + "images/tags", until=all_tags)
         cards = ask(base + "images/images", run="digits/run", tag="saliency/two", sample=0)
-        # Fewer than ten of a tag, so none is left out.
+        # There are fewer than ten per tag, so none is left out.
         assert [card["step"] for card in cards] == [0, 2 * BATCHES - 1, 4 * BATCHES - 1]
         assert picture(base, cards[-1])[1].width == 4 * 84 + 5 * 6
 
 
 def test_nothing_is_left_on_the_module(trained):
-    """Modes, gradients and attributes are compared with those of the other run below."""
+    """Modes, gradients and attributes are compared in the next test, with another run."""
     module = trained[0]["module"]
     assert set(trained[0]["left"]["hooks"].values()) == {0}
     assert all(p.requires_grad for p in module.parameters())

@@ -1,4 +1,4 @@
-"""Whatever fails while a run is observed, the run and what it logged stay as they were."""
+"""Whatever fails during an observation, the run and what it has logged stay unchanged."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from lightning_saliency.record.run import open_run
 
 PACKAGE = str(Path(lightning_saliency.__file__).parent)
 
-# What gives a module back cannot itself be expected to survive a failure in its middle.
+# The code that restores a module cannot be expected to survive a failure within itself.
 GIVING_BACK = {"_write_back", "_restore_mapping", "_restore_container"}
 
 
 class InjectedError(Exception):
-    """Raised at a chosen call."""
+    """The error that is raised at a chosen call."""
 
 
 class CallBreaker:
-    """Raises at the n-th call of a function of the package, counted while a block runs."""
+    """Raises at the n-th call of any function of the package while a block runs."""
 
     def __init__(self, at: int | None, error: type[BaseException] = InjectedError) -> None:
         self.at, self.error = at, error
@@ -99,15 +99,16 @@ def test_an_error_at_any_call_leaves_the_module_as_it_was(error):
         assert differences(before, state_of(module)) == [], breaker.where
 
 
-# The policy on errors, the guard of random streams that it begins with, and the last word.
+# The error policy, the guard of random streams inside it, and the warning that it ends with.
 POLICY = {"_observe", "__call__", "random_streams_kept", "_cuda_in_use"}
 POLICY |= {"_check", "check", "_act_on", "exhausted", "warn"}
 
 
 class EveryCall(pl.Callback):
-    """In mid-training, observes once for each call that an observation makes, which fails there.
+    """Observes again and again in mid-training, and lets another call fail each time.
 
-    The same for each call that a check makes which fails and is confirmed.
+    It does so for every call of an observation, and for every call of a check that fails and is
+    confirmed.
     """
 
     def __init__(self, observer: SaliencyCallback, error: type[BaseException]) -> None:
@@ -122,7 +123,7 @@ class EveryCall(pl.Callback):
         for step in (self.observe, self.judge):
             self.observer._session._observe(trainer, pl_module, "whole", 0)
             before = run_state(trainer, pl_module)
-            step(trainer, pl_module, CallBreaker(None))  # the first time, fonts are looked for
+            step(trainer, pl_module, CallBreaker(None))  # the first time, fonts are searched for
             counting = CallBreaker(None)
             step(trainer, pl_module, counting)
             assert counting.calls > 50
@@ -160,7 +161,7 @@ class EveryCall(pl.Callback):
 def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(
     on_error, error, files, tmp_path
 ):
-    """Every call fails once that an observation makes, or a check that fails and is confirmed."""
+    """Every call of an observation, and of a check that fails and is confirmed, fails once."""
     options = {"logger": False} if files else {}
     ends = []
     for observed in (False, True):
@@ -204,7 +205,7 @@ def test_a_fault_is_told_with_where_and_what(name, tmp_path):
 
 
 def _once(whole: Any, error: Exception) -> Any:
-    """``whole``, but that the first call of it fails."""
+    """Wrap ``whole`` so that its first call fails."""
     calls: list[None] = []
 
     def fail(*args: Any, **named: Any) -> Any:
@@ -244,7 +245,7 @@ AROUND = {
 
 
 def broken_around(folder: Path, name: str, monkeypatch: Any, **ours: Any) -> tuple[Any, list[str]]:
-    """Train with a fault in what goes on around observations; what is left, what was warned of."""
+    """Train with a fault around observations; return what is left, and the warnings."""
     place = f"lightning_saliency.{AROUND[name][0]}"
     callback = SaliencyCallback(probe(), targets="label", tile_size=24, **ours)
     with monkeypatch.context() as patched, warnings.catch_warnings(record=True) as caught:
@@ -268,12 +269,12 @@ def test_what_fails_around_observations_is_warned_of_and_costs_nothing_else(
 ):
     _, doing, observations = AROUND[name]
     check = copy.copy(failing_check())
-    check.start_after = None  # judged once
+    check.start_after = None  # so that it is judged once
     left, told = broken_around(tmp_path / "1", name, monkeypatch, on_error="warn", check=check)
     assert differences(state_after(tmp_path / "0"), left) == []
     failures = [t for t in told if re.match(f"{doing} failed, training goes on: .*injected", t)]
     assert len(failures) == 1, told
-    # The verdict is told all the same, but where it could not be come to, or put in words.
+    # The verdict is reported all the same, unless computing or wording it is what failed.
     words = {"judging": [], "the words of the verdict": ["fail"]}
     verdicts = [t.split()[0] for t in told if t not in failures]
     assert verdicts == words.get(name, ["FAIL"])
@@ -354,7 +355,7 @@ def test_a_run_interrupted_while_it_is_judged_is_over_all_the_same(tmp_path, mon
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         state_after(tmp_path, SaliencyCallback(probe(), targets="label", check=check))
     assert open_run(tmp_path).info.finished
-    assert logged(tmp_path, "saliency_filmstrip") == [[9]] * 4  # and not twice
+    assert logged(tmp_path, "saliency_filmstrip") == [[9]] * 4  # once, not twice
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -403,7 +404,7 @@ def fit(
 
 
 def logged(folder: Path, kind: str = "saliency") -> list[list[int]]:
-    """The steps of each picture under ``kind``."""
+    """The steps of the pictures under ``kind``, one list per tag."""
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
     tags = [tag for tag in events.Tags()["images"] if tag.startswith(kind + "/")]
     return [[e.step for e in events.Images(tag)] for tag in tags]
@@ -469,7 +470,7 @@ def test_a_logger_that_fails(on_error, tmp_path, monkeypatch):
         with pytest.warns(SaliencyWarning, match=message):
             fit(tmp_path, callback)
     steps = logged(tmp_path)
-    # What was logged before stays; under "warn" the next observation is tried again, whole.
+    # What was logged before stays, and under "warn" the next observation is complete again.
     assert steps == (
         [[0, 1, 3]] * 2 + [[0, 3]] * 2 if on_error == "warn" else [[0, 1]] * 2 + [[0]] * 2
     )
@@ -523,7 +524,7 @@ def test_an_interruption_in_mid_observation_still_leaves_film_strips(tmp_path, m
 
 
 class Short(Touchy):
-    """Has room for so many images in a pass that needs gradients."""
+    """Has memory for a limited number of images in a pass that needs gradients."""
 
     room = 4
 
@@ -552,15 +553,15 @@ def test_when_memory_runs_out_fewer_images_pass_at_a_time(room, chunk, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_memory_that_is_not_enough_for_one_image_is_told(tmp_path):
+def test_memory_that_is_not_enough_for_one_image_is_reported(tmp_path):
     module = Short()
     module.room = 0
     with pytest.raises(SaliencyError, match="memory ran out while explaining a single image"):
         explain(module.eval(), probe().images)
 
 
-def test_memory_of_a_pass_that_others_take_part_in_is_told_with_the_remedy():
-    """Halved on one rank alone, the ranks would no longer make the same passes."""
+def test_memory_of_a_pass_that_others_take_part_in_is_reported_with_the_remedy():
+    """If one rank alone halved its chunks, the ranks would no longer make the same passes."""
     module, images = Short().eval(), probe().images
     module.room = 3
     plan = PassOptions(lambda model, x: model(x), alone=False)
@@ -617,7 +618,7 @@ class Positioned(Touchy):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_needs_more_than_images_is_called_by_a_function(tmp_path):
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'positions'"):
+    with pytest.raises(SaliencyError, match=r"missing 1 required positional argument: .positions"):
         fit(tmp_path / "1", SaliencyCallback(probe()), module=Positioned())
     called = SaliencyCallback(probe(), forward=lambda module, images: module(images, images * 0))
     fit(tmp_path / "2", called, module=Positioned())

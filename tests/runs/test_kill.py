@@ -1,7 +1,7 @@
-"""A run that is killed at any moment leaves files that read whole, and can go on.
+"""A run that is killed at any moment leaves complete files, and can be resumed.
 
-Fifty moments in the suite, two hundred with what takes long. Children are forked off, for a
-process of its own would import for seconds.
+The suite tries fifty moments, the slow tests two hundred. Children are forked, because a new
+process would spend seconds on imports.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from records import info, observation, photos
 from lightning_saliency.record.run import OBSERVATION_FILE, PHOTOS_FILE, RUN_FILE, open_run
 from lightning_saliency.record.writer import RunWriter
 
-LATEST = 0.04  # seconds after the start: some twenty files
-IN_A_FOLDER = 5  # kills, each of a run that goes on where the one before was killed
+LATEST = 0.04  # seconds after the start, when there are about twenty files
+IN_A_FOLDER = 5  # kills; each run resumes the one that was killed before
 
 
 def record_for_ever(folder: Path, keep: int | None, after: int) -> None:
-    """What the child does, until it is killed."""
+    """Record without end, as the child does until it is killed."""
     recorder = RunWriter(folder, keep)
     recorder.begin(info(), photos(), after=after)
     for step in range(after + 1, after + 1_000_000):
@@ -33,13 +33,13 @@ def record_for_ever(folder: Path, keep: int | None, after: int) -> None:
 
 
 def kill_after(seconds: float, folder: Path, keep: int | None, after: int) -> None:
-    """Record in a child, and kill it."""
+    """Record in a child process and kill it."""
     child = os.fork()
     if child == 0:
         try:
             record_for_ever(folder, keep, after)
         finally:
-            os._exit(1)  # not through pytest
+            os._exit(1)  # so that the child does not run the rest of pytest
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -51,11 +51,11 @@ def parts(folder: Path) -> list[Path]:
 
 
 def all_read(folder: Path, keep: int | None) -> list[int]:
-    """Read every file there is; return the steps."""
+    """Read every file in the folder; return the steps."""
     for path in folder.glob("[!.]*"):
         known = path.name in (RUN_FILE, PHOTOS_FILE, "set_aside")
         assert known or path.match(OBSERVATION_FILE.format(0)[:12] + "*.safetensors"), path
-    if not (folder / RUN_FILE).exists():  # which is written before the first observation
+    if not (folder / RUN_FILE).exists():  # it is written before the first observation
         assert not list(folder.glob("observation-*"))
         return []
     run = open_run(folder)
@@ -65,7 +65,7 @@ def all_read(folder: Path, keep: int | None) -> list[int]:
     for step in steps:
         assert run.observation(step).step == step
     if keep is not None:
-        assert len(steps) <= keep + 1  # the last was added, and the one in excess not yet dropped
+        assert len(steps) <= keep + 1  # the last was added, and the surplus one not yet removed
     return steps
 
 
@@ -88,7 +88,7 @@ def kill_often(kills: int, keep: int | None, place: Path) -> None:
 
 
 def go_on(folder: Path, keep: int | None, left: list[int]) -> None:
-    """Resume the run after the last observation that is left, and add one."""
+    """Resume the run after its last observation, and add one."""
     past = left[-1] if left else -1
     again = RunWriter(folder, keep)
     again.begin(info(), photos(), after=past)

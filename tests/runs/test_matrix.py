@@ -21,12 +21,16 @@ _results: dict[str, str] = {}
 
 @pytest.fixture(scope="module", autouse=True)
 def printed(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Print the matrix when all of it is known, also where pytest keeps what tests print."""
+    """Print the matrix once it is complete, even if pytest captures output."""
     yield
     width = max(map(len, _results), default=0)
     lines = [f"{name:{width}}  {result}" for name, result in _results.items()]
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print("\n\nNeutrality: a run with the callback beside the same without", *lines, sep="\n")
+        print(
+            "\n\nNeutrality: a run with the callback compared with the same run without",
+            *lines,
+            sep="\n",
+        )
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, id=name) for name in ROWS])
@@ -40,7 +44,7 @@ def test_a_run_does_not_notice_that_it_is_observed(name, tmp_path):
 
 
 def test_the_matrix_stands_in_the_docs():
-    """`python tests/support/neutrality.py` writes it anew."""
+    """If this fails, `python tests/support/neutrality.py` rewrites the page."""
     lines = neutrality.PAGE.read_text().splitlines()
     rows = [line for line in lines if line.startswith("| ") and not line.endswith("failing |")]
     names = [row.split(" | ")[0].removeprefix("| ") for row in rows]

@@ -1,8 +1,8 @@
 """The demo's training, with shuffling and dropout, ends bitwise as it does without the callback.
 
-`test_matrix.py` asks this of many kinds of run of a network made to be touchy; here it is asked of
-the network and the digits that users start from, of what the loggers wrote, and of runs that are
-resumed or whose observations fail.
+`test_matrix.py` tests this for many kinds of run with a network that is easily disturbed. Here it
+is tested for the network and the digits that users start from, for the files of loggers, and for
+runs that are resumed or whose observations fail.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TRAIN, VAL = range(0, 5000, 50), range(25, 5000, 100)  # 100 and 50 digits, all 
 
 
 class Demo:
-    """Trains the demo's network on some of its digits, in one folder a run."""
+    """Trains the demo's network on some of its digits, with one folder per run."""
 
     def __init__(self, example: ModuleType, digits: TensorDataset, folder: Path) -> None:
         self.example, self.digits, self.folder = example, digits, folder
@@ -46,7 +46,7 @@ class Demo:
     def probe(self) -> ProbeBatch:
         example = self.example
         half = torch.zeros(3, 28, 28, dtype=torch.bool)
-        half[:, :14] = True  # so that scalars are logged too
+        half[:, :14] = True  # a mask, so that scalars are logged too
         return ProbeBatch.from_dataset(
             self.digits, count=3, mean=[example.MEAN], std=[example.STD], masks={"top": half}
         )
@@ -54,7 +54,7 @@ class Demo:
     def run(
         self, *callbacks: Any, validate: bool = True, ckpt_path: Any = None, **options: Any
     ) -> dict[str, Any]:
-        """Everything that the run leaves behind, what it logged included."""
+        """Train; return everything that the run leaves behind, with what it logged."""
         self.runs += 1
         folder = self.folder / str(self.runs)
         pl.seed_everything(3)
@@ -126,7 +126,7 @@ def test_a_resumed_run_ends_as_if_it_were_not_observed(demo, tmp_path):
 
 
 def _disturb(*_: Any) -> None:
-    """What code that fails half-way may have done to the run by then."""
+    """Do to the run what code may have done by the time it fails."""
     torch.rand(3)
     np.random.rand(3)
     random.random()
@@ -191,7 +191,7 @@ def _fail_in_observation(monkeypatch: pytest.MonkeyPatch, function: str, at: int
 
 
 class Careless(SaliencyCallback):
-    """Does one thing that must not be done, at the end of each epoch."""
+    """Does one forbidden thing at the end of each epoch."""
 
     def __init__(self, probe: ProbeBatch, slip: Callable[[Any, Any], object]) -> None:
         super().__init__(probe)
@@ -207,7 +207,7 @@ def _backward(_: Any, module: Any) -> None:
 
 
 def _nudge(_: Any, module: Any) -> None:
-    with torch.no_grad():  # by the least that there is
+    with torch.no_grad():  # by the smallest possible amount
         bias = module.head.bias
         bias.copy_(torch.nextafter(bias, torch.ones_like(bias)))
 
@@ -235,7 +235,7 @@ def _nudge(_: Any, module: Any) -> None:
     ],
 )
 def test_the_comparison_notices_a_careless_callback(slip, noticed, demo):
-    """Without this, a comparison of nothing with nothing would pass for neutrality."""
+    """Otherwise a comparison of nothing with nothing would count as neutrality."""
     alone = demo.run(max_epochs=2)
     careless = demo.run(Careless(demo.probe(), slip), max_epochs=2)
     assert any(noticed in place for place in differences(alone, careless))

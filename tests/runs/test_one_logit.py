@@ -1,4 +1,4 @@
-"""A model of one logit, which stands for class 1 against class 0: the one target is 0."""
+"""A model with one logit, which stands for class 1 against class 0: its only target is 0."""
 
 from __future__ import annotations
 

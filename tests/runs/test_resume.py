@@ -1,9 +1,10 @@
-"""Checkpoints: a run that is resumed goes on in its pictures; a checkpoint stays everyone's."""
+"""A resumed run continues its pictures, and checkpoints stay readable for everyone."""
 
 from __future__ import annotations
 
 import copy
 import io
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -31,7 +32,7 @@ from training import (
 from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyCallback, SaliencyError
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.lightning import SaliencyCallback as NewCallback
-from lightning_saliency.record.run import OBSERVATION_FILE, open_run
+from lightning_saliency.record.run import OBSERVATION_FILE, RUN_FILE, open_run
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
@@ -39,7 +40,7 @@ FIRST_TWO = [("untrained", 0), ("epoch 0", 4), ("epoch 1", 9)]
 
 
 def interrupted(folder: Path, *callbacks: Any, every: int = 5, **options: Any) -> Path:
-    """The last checkpoint of a run of two epochs, by default that of its end."""
+    """Train two epochs; return the last checkpoint, by default that of the end."""
     keep = ModelCheckpoint(folder / "kept", every_n_train_steps=every, save_top_k=-1)
     options = {"max_epochs": 2, "enable_checkpointing": True} | options
     fit(folder / "first", *callbacks, keep, **options)
@@ -57,7 +58,7 @@ def test_a_resumed_run_keeps_its_probe_and_goes_on_in_its_pictures(tmp_path):
     path = at_epoch_ends(tmp_path, first)
     assert seen(first) == FIRST_TWO
     resumed = callback(probe=None)
-    # Other data: chosen anew, the probe would be another one.
+    # The data differ, so a probe that was chosen again would differ too.
     fit(tmp_path / "2", resumed, val=loader(24), max_epochs=4, ckpt_path=path)
     assert resumed.probe.fingerprint == first.probe.fingerprint
     assert seen(resumed) == [*FIRST_TWO, ("epoch 2", 14), ("epoch 3", 19)]
@@ -72,7 +73,7 @@ def test_the_film_strip_of_a_resumed_run_shows_all_of_it(tmp_path):
 
 
 def test_a_checkpoint_can_be_read_without_trust(tmp_path):
-    """Whatever a callback puts into it, `weights_only` must go on working for the whole file."""
+    """A callback's state must not keep `weights_only` from reading the whole file."""
     masks = {"all": torch.ones(1, 12, 12, dtype=torch.bool)}
     probe = one_image(masks=masks, class_names=list("abcd"), mean=[0.0] * 3, std=[1.0] * 3)
     observer = callback(probe=probe, targets="top3")
@@ -83,7 +84,7 @@ def test_a_checkpoint_can_be_read_without_trust(tmp_path):
 
 
 def test_a_run_resumed_in_mid_epoch_knows_its_epoch(tmp_path):
-    """Lightning does not announce the epoch again that a checkpoint was made in the middle of."""
+    """Lightning does not announce an epoch again if the checkpoint is from its middle."""
     path = interrupted(tmp_path, callback(), every=7)  # in epoch 1
     resumed = callback()
     fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
@@ -112,7 +113,7 @@ def test_steps_keep_to_their_multiples_after_a_run_is_resumed(before, tmp_path):
     assert seen(resumed) == [("step 12", 11), ("epoch 2", 14)]
 
 
-def test_another_probe_begins_anew_and_says_so(tmp_path):
+def test_another_probe_begins_again_and_says_so(tmp_path):
     path = at_epoch_ends(tmp_path, callback())
     other = callback(probe=ProbeBatch.from_dataset(Shapes(24, augment=False), count=2))
     message = (
@@ -147,7 +148,7 @@ def test_a_checkpoint_without_the_callback_serves_a_run_with_it(tmp_path):
     path = at_epoch_ends(tmp_path)
     late = callback()
     fit(tmp_path / "2", late, max_epochs=3, ckpt_path=path)
-    # It is not untrained any more.
+    # The model is no longer untrained.
     assert seen(late) == [("epoch 2", 14)]
 
 
@@ -174,14 +175,14 @@ def test_a_run_that_is_over_stays_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("doing", ["validate", "test"])
 def test_the_best_checkpoint_can_be_tested_after_training(doing, tmp_path):
-    """It brings back the callback's state of that time, while the log already holds more."""
+    """It restores an earlier state of the callback, while the log already holds more."""
     observer, module = callback(), Touchy()
     keep = ModelCheckpoint(tmp_path / "kept", save_top_k=-1)
     options = {"train": loader(8), "max_epochs": 3, "enable_checkpointing": True}
     trainer = fit(tmp_path / "log", observer, keep, module=module, **options)
     early = tmp_path / "kept" / "epoch=0-step=1.ckpt"
     getattr(trainer, doing)(module, loader(16), ckpt_path=early, verbose=False)
-    # `pictures`, in it, refuses two pictures at one step, of which one would be hidden.
+    # `steps` also refuses two pictures at one step, one of which would be hidden.
     assert steps(tmp_path / "log")[:4] == [0, 1, 2, 3]
 
 
@@ -206,7 +207,7 @@ def test_a_callback_can_be_copied_before_training(copied, tmp_path):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
 def test_a_callback_can_be_copied_after_training(copied, tmp_path):
-    """Tuners and spawned processes do, after a `fit` as well as before the first."""
+    """Tuners and spawned processes copy callbacks, before the first `fit` as well as after."""
     observer = callback()
     fit(tmp_path / "1", observer, module=Touchy())
     twin = copied(observer)
@@ -228,7 +229,7 @@ def waiting(**options: Any) -> AttentionCheck:
 
 
 def last_of(folder: Path) -> dict[str, Any]:
-    """What the last checkpoint under ``folder`` holds of the callback, read without trust."""
+    """The state of the callback in the last checkpoint under ``folder``, read without trust."""
     path = max((folder / "kept").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     return torch.load(path, weights_only=True)["callbacks"]["SaliencyCallback[saliency]"]
 
@@ -264,7 +265,7 @@ def test_the_record_of_a_resumed_run_goes_on(again, namespace, ours, tmp_path):
     assert run.info.finished
     aside = list((run.folder / "set_aside").rglob("*.safetensors"))
     assert [path.name for path in aside] == [OBSERVATION_FILE.format(14)] * (again == "first")
-    # What was measured of the branch that was given up is forgotten, what came before it is not.
+    # The observations of the abandoned branch are forgotten, the earlier ones are kept.
     first, previous = (
         open_run(tmp_path / "first").observation(step).measured.profiles[0] for step in (0, 9)
     )
@@ -275,7 +276,7 @@ def test_the_record_of_a_resumed_run_goes_on(again, namespace, ours, tmp_path):
 
 
 def test_a_resumed_check_has_begun_and_counts_on(tmp_path):
-    """Else one that is interrupted often would never have failed often enough."""
+    """Otherwise a run that is interrupted often would never fail often enough."""
     check = {"start_after": "val_acc>=0", "patience": 3}
     at_epoch_ends(tmp_path, masked(check=waiting(**check)))
     state = last_of(tmp_path)["gate"]
@@ -286,7 +287,7 @@ def test_a_resumed_check_has_begun_and_counts_on(tmp_path):
         fit(tmp_path / "2", resumed, max_epochs=9, ckpt_path=path)
 
 
-def test_a_resumed_check_that_waits_for_something_else_waits_anew(tmp_path):
+def test_a_resumed_check_that_waits_for_something_else_waits_again(tmp_path):
     path = at_epoch_ends(tmp_path, masked(check=waiting(start_after="val_acc>=0")))
     resumed = masked(check=waiting(start_after="val_acc>2", on_fail="raise"))
     with pytest.warns(SaliencyWarning, match="INCONCLUSIVE .* val_acc>2 was not reached"):
@@ -304,3 +305,25 @@ def test_profiles_that_a_checkpoint_holds_are_those_of_the_record(tmp_path):
     state, run = last_of(tmp_path), open_run(tmp_path / "first")
     assert torch.equal(state["first_profile"], run.observation(0).measured.profiles[0])
     assert torch.equal(state["last_profile"], run.last().measured.profiles[0])
+
+
+def test_two_rules_are_recorded_drawn_together_and_resumed(tmp_path):
+    rules = ("guided_backprop", "gradient")
+    path = at_epoch_ends(tmp_path, callback(rule=rules))
+    run = open_run(tmp_path / "first")
+    assert json.loads((run.folder / RUN_FILE).read_text())["settings"]["rule"] == list(rules)
+    for _, step in FIRST_TWO:
+        snapshot = run.observation(step).snapshot
+        assert snapshot.rules == rules
+        assert not torch.equal(*snapshot.maps.values())
+    assert set(pictures(tmp_path / "first")) == {
+        "saliency/image 0 · class 0",
+        "saliency_filmstrip/image 0 · class 0",
+    }
+    assert steps(tmp_path / "first") == [0, 4, 9]
+    resumed = callback(rule=list(rules))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SaliencyWarning)
+        fit(tmp_path / "2", resumed, max_epochs=4, ckpt_path=path)
+    assert seen(resumed) == [*FIRST_TWO, ("epoch 2", 14), ("epoch 3", 19)]
+    assert open_run(tmp_path / "2").observation(19).snapshot.rules == rules

@@ -20,7 +20,7 @@ from lightning_saliency.record.writer import RunWriter
 
 
 def memory() -> float:
-    """Megabytes that the process holds."""
+    """The resident memory of the process in megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -49,7 +49,7 @@ def test_a_thousand_observations(tmp_path):
         recorded_at=tmp_path / "saliency",
     )
     history = History()
-    module.log = lambda *args: None  # outside of a trainer
+    module.log = lambda *args: None  # there is no trainer to log to
     for step in range(1000):
         observation = observer.observe(module, f"step {step}", step)
         history.add(observation, publisher.scalars(observation.measures))

@@ -1,4 +1,4 @@
-"""Files damaged in every way that disks, copies and people who mean ill damage files."""
+"""Damage files in the ways that disks, interrupted copies and attackers do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
-# Written into JSON as they stand, for a JSON library would not write them.
+# These are written into JSON as they are, because a JSON library would not write them.
 RAW = {
     "@nan": "NaN",
     "@infinity": "-Infinity",
@@ -37,7 +37,7 @@ VALUES: list[Any] = [
 
 
 def nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container in a tree of JSON, with each key or index in it."""
+    """Yield every container in a tree of JSON, once with each key or index in it."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
     for key, child in list(items):
         yield tree, key
@@ -46,7 +46,7 @@ def nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def edit(draw: Draw, tree: dict[str, Any]) -> None:
-    """Change one place of a tree of JSON."""
+    """Change one place in a tree of JSON."""
     places = list(nodes(tree))
     if not places:
         return
@@ -73,7 +73,7 @@ def edit(draw: Draw, tree: dict[str, Any]) -> None:
 
 
 def as_json(draw: Draw, tree: dict[str, Any]) -> str:
-    """A tree as JSON text, sometimes with a key twice."""
+    """Write a tree as JSON text, sometimes with a duplicate key."""
     text = json.dumps(tree)
     for mark, raw in RAW.items():
         text = text.replace(json.dumps(mark), raw)
@@ -85,7 +85,7 @@ def as_json(draw: Draw, tree: dict[str, Any]) -> str:
 
 
 def edited_json(draw: Draw, data: bytes) -> bytes:
-    """A JSON file with one to three places changed."""
+    """Change one to three places in a JSON file."""
     tree = json.loads(data)
     for _ in range(draw(st.integers(1, 3))):
         edit(draw, tree)
@@ -93,16 +93,16 @@ def edited_json(draw: Draw, data: bytes) -> bytes:
 
 
 def edited_header(draw: Draw, data: bytes) -> bytes:
-    """A safetensors file with places of its header changed, or of what it tells of itself."""
+    """Change one to three places in the header or the metadata of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
     header, rest = json.loads(data[8 : 8 + length]), data[8 + length :]
     if draw(st.booleans()):
-        told = header["__metadata__"]
-        [about] = told
-        tree = json.loads(told[about])
+        metadata = header["__metadata__"]
+        [about] = metadata
+        tree = json.loads(metadata[about])
         for _ in range(draw(st.integers(1, 3))):
             edit(draw, tree)
-        told[about] = as_json(draw, tree)
+        metadata[about] = as_json(draw, tree)
     else:
         for _ in range(draw(st.integers(1, 3))):
             edit(draw, header)
@@ -112,9 +112,10 @@ def edited_header(draw: Draw, data: bytes) -> bytes:
 
 
 def broken_bytes(draw: Draw, data: bytes) -> bytes:
-    """A file with bytes flipped, cut off, put in, left out, or overwritten."""
+    """Flip, cut off, insert, remove or overwrite bytes of a file."""
     for _ in range(draw(st.integers(1, 3))):
-        reach = draw(st.sampled_from([8, 600, len(data)]))  # the head is where it hurts
+        # Damage to the header does the most harm, so most of it goes there.
+        reach = draw(st.sampled_from([8, 600, len(data)]))
         at = draw(st.integers(0, max(0, min(reach, len(data)) - 1)))
         what = draw(st.integers(0, 4))
         if what == 0:
@@ -137,7 +138,7 @@ def broken_bytes(draw: Draw, data: bytes) -> bytes:
 
 
 def damaged(data: bytes, others: list[bytes]) -> st.SearchStrategy[bytes]:
-    """``data`` in some way damaged, or another file in its place."""
+    """A strategy for ``data`` with some damage, or another file in its place."""
     edited = edited_json if data[:1] == b"{" else edited_header
     swaps = [*others, b"", b"{}", b"[]", b"null", b"\0" * 8, b"\x80\x04K\x01."]
 

@@ -1,9 +1,9 @@
-"""Trainings of two processes, in one start: `python distributed_run.py STRATEGY ROOT HOW…`.
+"""Several trainings of two processes in one go: `python distributed_run.py STRATEGY ROOT HOW…`.
 
-Each HOW is a folder in ROOT and what is done there: "alone", not observed; "observed", by three
-callbacks; "single", by one process; "raise" or "warn" when rank 1 alone fails; "full" when rank 0
-alone cannot write down how the run ended; "gate", a check that raises when it fails. ROOT holds the
-reference of a check.
+Each HOW is the name of a folder in ROOT and of what is done there: "alone" trains without the
+callback; "observed", with three of them; "single", in one process; "raise" and "warn", with a
+failure on rank 1 alone; "full", with a rank 0 that cannot write down how the run ended; "gate",
+with a check that raises if it fails. ROOT holds the reference of that check.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyCallback, Sal
 from lightning_saliency.callback.checking import Checking
 from lightning_saliency.record.writer import RunWriter
 
-# Probes that divide by two, that do not, and that are smaller than the world.
+# Probes of an even number of images, of an odd one, and of fewer images than processes.
 COUNTS = {"even": 4, "odd": 3, "one": 1}
 CHECKED = "even"
 
 
 class Ranked(Touchy):
-    """Logs a metric that is another on each rank, and one that is brought together late."""
+    """Logs a metric that differs between ranks, and one that is reduced late."""
 
     def validation_step(self, batch: Any, index: int) -> None:
         super().validation_step(batch, index)
@@ -53,9 +53,9 @@ class Sharded(Ranked):
 
 
 class Kept(pl.Callback):
-    """Writes down on each rank how the training ended and what was seen of it."""
+    """Writes down on each rank how training ended and what was observed."""
 
-    def __init__(self, folder: Path, watchers: list[Told]) -> None:
+    def __init__(self, folder: Path, watchers: list[Reported]) -> None:
         self.folder, self.watchers = folder, watchers
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -87,19 +87,19 @@ def noting_verdicts() -> Iterator[None]:
         yield
 
 
-class Told(SaliencyCallback):
+class Reported(SaliencyCallback):
     """Writes down what each rank raises."""
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        with self._told(trainer):
+        with self._reported(trainer):
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        with self._told(trainer):
+        with self._reported(trainer):
             super().on_train_end(trainer, pl_module)
 
     @contextmanager
-    def _told(self, trainer: Any) -> Iterator[None]:
+    def _reported(self, trainer: Any) -> Iterator[None]:
         """Wait with an error until the other rank has raised its own, and write both down."""
         folder = Path(trainer.loggers[0].log_dir)
         try:
@@ -124,7 +124,7 @@ def _whole(tensor: Any) -> torch.Tensor:
     return full.detach().clone()
 
 
-def strategy_of(name: str) -> Any:
+def build_strategy(name: str) -> Any:
     if name == "ddp":
         return DDPStrategy(start_method="fork", process_group_backend="gloo")
     return ModelParallelStrategy(
@@ -132,7 +132,7 @@ def strategy_of(name: str) -> Any:
     )
 
 
-def watchers(root: Path, how: str) -> list[Told]:
+def watchers(root: Path, how: str) -> list[Reported]:
     ours: dict[str, Any] = {"tile_size": 24}
     if how in ("raise", "warn"):
         ours |= {"forward": fails_on_rank_1, "on_error": how}
@@ -145,12 +145,12 @@ def watchers(root: Path, how: str) -> list[Told]:
     found = []
     for name, count in COUNTS.items():
         corner = torch.zeros(count, 12, 12, dtype=torch.bool)
-        for image in range(count):  # each its own, but for those that the reference is of
+        for image in range(count):  # each image is unique, except those of the reference
             top = 0 if name == CHECKED else 2 * image
             corner[image, top : top + 6, :6] = True
         data = Shapes(16, augment=False)
         probe = ProbeBatch.from_dataset(data, count=count, masks={"corner": corner})
-        found.append(Told(probe, name=name, check=check if name == CHECKED else None, **ours))
+        found.append(Reported(probe, name=name, check=check if name == CHECKED else None, **ours))
     return found
 
 
@@ -163,7 +163,7 @@ def train(strategy: str, root: Path, how: str) -> None:
         max_epochs=2,
         accelerator="cpu",
         devices=1 if how == "single" else 2,
-        strategy="auto" if how == "single" else strategy_of(strategy),
+        strategy="auto" if how == "single" else build_strategy(strategy),
         logger=TensorBoardLogger(folder, name="", version=""),
         enable_checkpointing=False,
         enable_progress_bar=False,

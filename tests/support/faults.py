@@ -1,4 +1,4 @@
-"""What can go wrong in an observation, and what a run looks like afterwards.
+"""What can go wrong in an observation, and how a run looks afterwards.
 
 `python tests/support/neutrality.py` tries them all and writes the table of `docs/neutrality.md`.
 """
@@ -42,11 +42,11 @@ class Fault:
     """Something that breaks while the block of ``inject`` runs.
 
     Attributes:
-        inject: Around the end of the first epoch, at which it is observed and judged.
-        says: What the error says.
-        doing: What is being done by then, in the words of the error.
-        files: Whether the pictures are files, and not in TensorBoard.
-        by_hand: Whether it stops a training whatever the callback would do.
+        inject: A context around the end of the first epoch, which is observed and judged.
+        says: A part of the error's message.
+        doing: What the error says was being done.
+        files: Whether the pictures go to files instead of TensorBoard.
+        by_hand: Whether it stops training regardless of the callback.
     """
 
     inject: Injection
@@ -57,14 +57,14 @@ class Fault:
 
 
 def _disturb(error: BaseException, *_: Any, **__: Any) -> Any:
-    """What code that fails half-way may have done to the run by then."""
+    """Do to the run what code may have done by the time it fails."""
     torch.rand(3)
     np.random.rand(3)
     raise error
 
 
 def _patched(owner: Any, name: str, error: BaseException, *, after: int = 0) -> Injection:
-    """Let ``name`` of ``owner`` raise, after so many calls that succeed."""
+    """Let ``name`` of ``owner`` raise after a number of calls that succeed."""
     whole = getattr(owner, name)
 
     def inject() -> AbstractContextManager[Any]:
@@ -97,7 +97,7 @@ def _needs_more(module: Touchy, images: Tensor, masks: Tensor) -> Tensor:
 
 @contextmanager
 def _no_room() -> Iterator[None]:
-    """No file can grow beyond a few bytes, as on a full disk."""
+    """Let no file grow beyond a few bytes, as on a full disk."""
     found = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, found[1]))
     try:
@@ -143,7 +143,7 @@ FAULTS: dict[str, Fault] = {
         _patched(writer, "encode_observation", ValueError("no")), "ValueError: no"
     ),
     "judging raises": Fault(
-        _patched(evaluate, "_compared", ValueError("no")), "ValueError: no", _CHECKING
+        _patched(evaluate, "_compare", ValueError("no")), "ValueError: no", _CHECKING
     ),
     "the forward pass that hides what gained most raises": Fault(
         _patched(occlusion, "find_logits", ArithmeticError("no")), "ArithmeticError: no", _HIDING
@@ -171,7 +171,7 @@ FAULTS: dict[str, Fault] = {
     ),
 }
 
-# What of a run is looked at, and under which heads of the table.
+# The parts of a run that are compared, by the heading of their column.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "weights, buffers": ("weights and buffers",),
     "optimizer, schedulers": ("optimizer state", "schedulers"),
@@ -186,7 +186,7 @@ IMAGES = len(probe())
 
 
 class Struck(SaliencyCallback):
-    """Meets with a fault at the end of the first epoch, which its check fails."""
+    """Meets a fault at the end of the first epoch, in which its check fails."""
 
     def __init__(self, fault: Fault, **options: Any) -> None:
         shared = {"probe": probe(), "targets": "label", "tile_size": 24, "check": failing_check()}
@@ -206,7 +206,7 @@ class Struck(SaliencyCallback):
 
 
 class Stopping(pl.Callback):
-    """Ends a run that is not observed at the moment at which a fault ends another."""
+    """Ends an unobserved run at the moment at which a fault ends the other one."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -233,7 +233,7 @@ def cells(fault: Fault, folder: Path) -> dict[str, bool]:
 
 
 def _train(folder: Path, fault: Fault, *callbacks: Any, logged: bool = True) -> dict[str, Any]:
-    """Two epochs, or as far as they come; everything that is left then."""
+    """Train two epochs, or as far as possible; return everything that is left."""
     pl.seed_everything(3)
     options: dict[str, Any] = {"logger": False} if fault.files else {}
     module, trainers = Touchy(), []
@@ -256,7 +256,7 @@ def _noting(trainers: list[Any], whole: Callable[..., Any]) -> Callable[..., Any
 
 
 def _whole(folder: Path, fault: Fault) -> bool:
-    """Whether the pictures of the untrained model are there, and nothing half-written is."""
+    """Whether the pictures of the untrained model are whole and no file is half-written."""
     record = open_run(next(folder.rglob("run.json")).parent)
     steps = [record.observation(step).step for step in record.steps()]
     if not fault.files:

@@ -69,7 +69,7 @@ class Shapes(Dataset[tuple[Tensor, int]]):
 
 
 class Touchy(pl.LightningModule):
-    """All that a careless observer disturbs: dropout, a frozen norm, a buffer that counts calls."""
+    """Has what a careless observer disturbs: dropout, a frozen norm, a buffer that counts calls."""
 
     def __init__(self, *, compiled: str = "", checkpointed: str = "") -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Touchy(pl.LightningModule):
         return self.head(self.dropout(F.max_pool2d(x, 4).flatten(1)))
 
     def on_train_epoch_start(self) -> None:
-        self.norm1.eval()  # frozen in an otherwise training module
+        self.norm1.eval()  # frozen, in a module that is otherwise in training mode
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
@@ -124,7 +124,7 @@ class Touchy(pl.LightningModule):
 
 
 class Manual(Touchy):
-    """Two optimizers by hand, each toggled, the second every other batch."""
+    """Steps two toggled optimizers by hand, the second one on every other batch."""
 
     automatic_optimization = False
 
@@ -174,7 +174,7 @@ class Held(Logger):
     version = 0
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to keep."""
+        """Keep nothing."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         ours = {k: v for k, v in metrics.items() if not k.startswith("saliency")}
@@ -183,18 +183,18 @@ class Held(Logger):
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of run: what the trainer, the module and the callback are made of."""
+    """One kind of run: the arguments of the trainer and the callback, and the module."""
 
     trainer: dict[str, Any] = field(default_factory=dict)
     module: Callable[[], Any] = Touchy
     callback: dict[str, Any] = field(default_factory=dict)
     before: Callable[[], list[pl.Callback]] = list  # callbacks that come before ours
     after: Callable[[], list[pl.Callback]] = list
-    second: dict[str, Any] | None = None  # what a second callback of ours is made of
+    second: dict[str, Any] | None = None  # arguments of a second callback
     validate: bool = True  # whether a validation loader is passed
-    checked: bool = False  # by a check that fails at the end of every epoch
+    checked: bool = False  # whether a check fails at the end of every epoch
     seen: bool = True  # whether there is anything to observe
-    doing: str = "fit"  # or what else the trainer does
+    doing: str = "fit"  # or another method of the trainer
 
 
 def probe() -> ProbeBatch:
@@ -205,16 +205,16 @@ def probe() -> ProbeBatch:
 
 @cache
 def failing_check() -> AttentionCheck:
-    """A check that every run fails, at the end of every epoch, and that is confirmed each time."""
+    """A check that every run fails at the end of every epoch, with a confirmation each time."""
     with tempfile.TemporaryDirectory() as folder, random_streams_kept():
         run(Row({"max_epochs": 1}), Path(folder), observed=True)
         reference = Reference.from_runs([next(Path(folder).rglob("run.json")).parent])
-    # One good run can only be warned of; that a map has nothing in the corner cannot be.
+    # With one good run, automatic bounds only warn; a bound that is a number fails.
     return AttentionCheck(reference, require=["corner.share <= 0"], start_after="val_acc>=0")
 
 
 class Counted(SaliencyCallback):
-    """Counts what it has seen, for a run that is never observed is never disturbed either."""
+    """Counts its observations: a run that is never observed is never disturbed either."""
 
     observations = 0
 
@@ -247,7 +247,7 @@ def counting_confirmations() -> Iterator[list[None]]:
 
 
 def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[str, Any], int]:
-    """Train; return everything that another run could differ in, and how often it was observed."""
+    """Train; return all in which runs can differ, and how often this one was observed."""
     if row.checked and observed:
         ours["check"] = failing_check()
     pl.seed_everything(7)
@@ -276,7 +276,9 @@ def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[st
         else:
             getattr(trainer, row.doing)(module, val, verbose=False)
     left = run_state(trainer, module)
-    expected = 0 if ours.get("on_error") == "warn" else trainer.max_epochs  # where all is to fail
+    expected = (
+        0 if ours.get("on_error") == "warn" else trainer.max_epochs
+    )  # if every observation is to fail
     if row.checked and len(confirmed) != expected * len(watchers):
         raise AssertionError("not checked at the end of every epoch")
     return {**left, "scalars": held.scalars}, sum(w.observations for w in watchers)
@@ -284,11 +286,11 @@ def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[st
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a kind of run went beside the same without the callback."""
+    """How a kind of run compares with the same without the callback."""
 
-    times: int  # that it was observed
-    observed: list[str]  # where the two differ
-    failing: list[str]  # where they differ when every observation fails
+    times: int  # how often it was observed
+    observed: list[str]  # the places in which the two differ
+    failing: list[str]  # the same if every observation fails
 
     @property
     def words(self) -> str:
@@ -303,7 +305,7 @@ def judge(row: Row, folder: Path) -> Verdict:
     with failing_observations() as failures:
         broken, _ = run(row, folder, observed=True, on_error="warn")
     if bool(failures) != row.seen:
-        raise AssertionError(f"{len(failures)} observations failed, where they were to")
+        raise AssertionError(f"{len(failures)} observations failed; `seen` is {row.seen}")
     return Verdict(times, differences(alone, observed), differences(alone, broken))
 
 
@@ -323,7 +325,7 @@ def failing_observations() -> Iterator[list[None]]:
 
 
 def run_state(trainer: Any, module: Any) -> dict[str, Any]:
-    """Everything that an observed run could differ in from the same run, not observed."""
+    """Everything in which an observed run could differ from the same run, not observed."""
     ours = "saliency"
     return {
         "weights and buffers": {k: v.detach().clone() for k, v in module.state_dict().items()},
@@ -332,7 +334,7 @@ def run_state(trainer: Any, module: Any) -> dict[str, Any]:
         "callback metrics": _numbers(trainer.callback_metrics, but=ours),
         "logged metrics": _numbers(trainer.logged_metrics, but=ours),
         "torch RNG": torch.get_rng_state(),
-        "numpy RNG": np.random.get_state(),  # with the position in the stream
+        "numpy RNG": np.random.get_state(),  # includes the position in the stream
         "python RNG": random.getstate(),
         "modes": [m.training for m in module.modules()],
         "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
@@ -405,6 +407,7 @@ ROWS: dict[str, Row] = {
     "record=False": Row(callback={"record": False}),
     "one image a forward pass": Row(callback={"chunk_size": 1}),
     "plain gradient": Row(callback={"rule": "gradient", "targets": "top3"}),
+    "two rules": Row(callback={"rule": ("guided_backprop", "gradient")}),
     "deterministic": Row({"deterministic": True}),
     "anomaly detection": Row({"detect_anomaly": True}),
     "EarlyStopping and ModelCheckpoint": Row(

@@ -1,4 +1,4 @@
-"""Small seeded networks, each with something that trips a tool that hooks modules."""
+"""Small seeded networks, each with something that trips up a tool that hooks modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Small(nn.Module):
 
 
 class Residual(Small):
-    """The input of the rectifier is used a second time, beside it."""
+    """Uses the input of the rectifier a second time, on a path around it."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.norm(self.first(images))
@@ -34,7 +34,7 @@ class Residual(Small):
 
 
 class Gated(Small):
-    """A squeeze-and-excite gate: its sigmoid keeps its own gradient."""
+    """Has a squeeze-and-excite gate, whose sigmoid keeps its own gradient."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.act(self.norm(self.first(images)))
@@ -43,7 +43,7 @@ class Gated(Small):
 
 
 class Normalised(Small):
-    """`F.normalize` clamps to an epsilon, which is no rectifier."""
+    """Calls `F.normalize`, which clamps to an epsilon and is no rectifier."""
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.normalize(self.act(self.first(images)), dim=1)
@@ -51,14 +51,14 @@ class Normalised(Small):
 
 
 class Bounded(Small):
-    """`clamp(0, 1)` of the input, which is no rectifier."""
+    """Clamps the input to [0, 1], which is no rectifier."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.clamp(0, 1))
 
 
 class ParameterSide(Small):
-    """A rectifier on a parameter, from which no way leads to the images."""
+    """Rectifies a parameter, from which no path leads to the images."""
 
     def __init__(self) -> None:
         super().__init__(torch.tanh)
@@ -69,7 +69,7 @@ class ParameterSide(Small):
 
 
 class Mixed(Small):
-    """Functional, in place, and one module for all."""
+    """Rectifies by functions, in place, and with one module used several times."""
 
     def __init__(self) -> None:
         super().__init__(nn.ReLU())
@@ -152,3 +152,23 @@ class RandomNetwork(nn.Module):
                 }[kind]()
             )
         return self.head(sum(made[-3:], made[0]).mean(dim=(2, 3)))
+
+
+def roughen(model: nn.Module) -> nn.Module:
+    """Change a freshly initialised network so that every branch contributes to its maps.
+
+    Batch norms get random statistics, because means of 0 and variances of 1 would hide mistakes in
+    scale and sign. Constant parameters get noise: many networks start with a scale of 0 or 1e-6, or
+    with a head of zeros, which would leave nothing to test.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                shape = module.running_mean.shape
+                module.running_mean.copy_(0.1 * torch.randn(shape, generator=generator))
+                module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
+        for parameter in model.parameters():
+            if parameter.numel() > 1 and parameter.min() == parameter.max():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model

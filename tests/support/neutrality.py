@@ -1,7 +1,7 @@
 """Try every kind of run and every fault, and write `docs/neutrality.md`.
 
-python tests/support/neutrality.py          # about two minutes
-python tests/support/neutrality.py --print  # to the terminal only
+python tests/support/neutrality.py          # takes about two minutes
+python tests/support/neutrality.py --print  # only prints the page
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ PAGE = DOCS / "neutrality.md"
 HEAD = """# A run is left as it was
 
 A run with the callback ends bit for bit as the same run without it. This page is written by
-`python tests/support/neutrality.py`; the test suite asks the same and prints the first table.
+`python tests/support/neutrality.py`; the test suite runs the same comparisons and prints the first
+table.
 
 ## Kinds of run
 
-The network has dropout, two batch norms, one of them frozen, a buffer that changes in every
-forward pass, and data that are augmented by the random streams of torch, numpy and Python. Each
-row trains it three times: without the callback; with it; and with every observation failing
-half-way, under `on_error="warn"`. **Same** means bitwise: weights, buffers, optimizers, schedulers,
+The network has dropout, two batch norms, one of them frozen, and a buffer that changes in every
+forward pass. Its data are augmented with random numbers from torch, numpy and Python. Each row
+trains it three times: without the callback; with it; and with every observation failing half-way,
+under `on_error="warn"`. **Same** means bitwise equal: weights, buffers, optimizers, schedulers,
 metrics, logged scalars, the random streams with their positions, modes, gradients, `requires_grad`,
-hooks and attributes. Each run is recorded and measured; where the row says so, also checked.
+hooks and attributes. Each run is recorded and measured, and also checked if the row says so.
 
 | kind of run | observations | observed | failing |
 |---|---|---|---|
@@ -43,38 +44,40 @@ hooks and attributes. Each run is recorded and measured; where the row says so, 
 FAULTS_HEAD = """
 ## Faults
 
-Each fault strikes at the end of the first epoch, which is observed and then fails a check, twice:
-under `on_error="raise"`, which ends the run, beside a run without the callback that ends at that
-moment; and under `on_error="warn"`, beside a run without the callback. A tick says that this part
-of the run is bitwise the same in both. *Logged before*: the earlier pictures and the record are
-whole, and no half-written file is left. Besides these, the test suite lets each single call fail
-once that an observation makes, and that a check makes which fails and is confirmed.
+Each fault strikes at the end of the first epoch, which is observed and then fails a check. It is
+tried twice: under `on_error="raise"`, which ends the run, compared with a run without the callback
+that ends at that moment; and under `on_error="warn"`, compared with a run without the callback. A
+tick says that this part of the run is bitwise equal in both comparisons. *Logged before*: the
+earlier pictures and the record are complete, and no half-written file is left. In addition, the
+test suite makes every single call fail once that an observation makes, and every call of a check
+that fails and is confirmed.
 
 """
 
 TAIL = """
 ## What this does not cover
 
-- **`max_time`** counts the time of observations, so such a run may end earlier. All else holds.
+- **`max_time`** includes the time of observations, so such a run may end earlier. Nothing else
+  changes.
 - **16-mixed** on a CPU is turned into bf16-mixed by Lightning. On a GPU the callback never touches
   the gradient scaler. `python benchmarks/gpu_check.py` tries precision × strategy × compile there.
-- **Several processes.** Under DDP and FSDP2, two processes on a CPU, weights, optimizer, metrics
-  and random streams are the same too (`tests/runs/test_distributed.py`); one of them writes the record,
-  and both come to one verdict, though metrics may differ from one to the other. Before and after
-  the passes of an observation the ranks tell each other whether they are well, so that an error on
-  one is an error on all. *Inside* a pass of a sharded model this cannot be: each layer needs all
-  ranks, and the others wait for one that failed for as long as the timeout of the process group.
-  So `on_error="warn"` is refused there.
-- **A logger that draws random numbers in a thread of its own** does so whenever it likes.
-- **A random generator that a dataset owns** and keeps out of sight. Reading a probe of a dataset
-  gives generators back that are attributes of the dataset, of what it is a `Subset` of, of its
-  transforms or of the `collate_fn`; those in lists or closures are not found. Pass
-  `probe=ProbeBatch(images, labels)` then.
-- **Memory.** When an observation does not fit, the number of images in a pass is halved until it
-  does, with a warning; under a sharded strategy it is an error that says which `chunk_size` to set.
-- A failure while the probe is chosen and the model is tried, before the first step, is an error in
-  any case: nothing is lost yet. Outside of training (`validate`, `test`) any failure is a warning,
-  for the metrics are what was asked for.
+- **Several processes.** With DDP and FSDP2 in two processes on a CPU, weights, optimizer, metrics
+  and random streams are the same too (`tests/runs/test_distributed.py`). One process writes the
+  record, and both reach the same verdict, even if their metrics differ. Before and after the passes
+  of an observation, the ranks exchange whether they succeeded, so that an error on one is an error
+  on all. *Inside* a pass of a sharded model this is impossible: each layer needs all ranks, so the
+  others wait for the failed one until the process group times out. Therefore `on_error="warn"` is
+  refused there.
+- **A logger that draws random numbers in a thread of its own** may do so at any time.
+- **A random generator that a dataset owns** and hides. When a probe is read from a dataset, the
+  generators that are attributes of the dataset, of what it is a `Subset` of, of its transforms or
+  of the `collate_fn` are set back afterwards. Those in lists or closures are not found. In that
+  case, pass `probe=ProbeBatch(images, labels)`.
+- **Memory.** If an observation does not fit, the number of images per pass is halved until it does,
+  with a warning. With a sharded strategy it is an error that says which `chunk_size` to set.
+- A failure while the probe is chosen and the model is tried, before the first step, is always an
+  error, because nothing is lost yet. Outside of training (`validate`, `test`) any failure is only a
+  warning, because the metrics are what was asked for.
 """
 
 

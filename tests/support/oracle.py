@@ -23,7 +23,7 @@ NAMES = {
 
 
 class Ruled(torch.autograd.Function):
-    """``function`` with the backward pass of the rule that ``mode`` has by then."""
+    """Wrap ``function`` with the backward pass of the rule that ``mode`` has at that time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor], mode: Any) -> Tensor:
@@ -71,12 +71,12 @@ class Replacing(TorchFunctionMode):
 def _taken_apart(
     func: Any, name: str, args: Any, kwargs: dict[str, Any]
 ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None, bool]:
-    """The input, the activation as a pure function of it (None: no rectifier), whether in place."""
+    """The input, the activation as a pure function (None: no rectifier), whether in place."""
     plain = name.strip("_")  # `F.threshold` calls itself `_threshold`
     in_place = name.endswith("_")
     try:
         bound = dict(inspect.signature(func).bind(*args, **kwargs).arguments)
-    except ValueError:  # built in: no signature, and no `inplace` among its arguments
+    except ValueError:  # a built-in without signature has no argument `inplace`
         bound = {"input": args[0], **kwargs} if args else dict(kwargs)
         rest = args[1:]
     else:

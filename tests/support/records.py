@@ -1,16 +1,23 @@
-"""Runs as they would be recorded, made up: good ones, and ones that look elsewhere."""
+"""Made-up recorded runs: good ones, and ones whose maps lie on the mark."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from lightning_saliency.functional.measures import profiles, share
-from lightning_saliency.record.observation import Measured, Observation, Snapshot
+from lightning_saliency.record.observation import (
+    Measured,
+    Observation,
+    Snapshot,
+    encode_observation,
+)
 from lightning_saliency.record.run import RunInfo
 from lightning_saliency.record.writer import RunWriter
 
@@ -21,7 +28,7 @@ RULE = "guided_backprop"
 
 
 def masks() -> dict[str, Tensor]:
-    """The object in the middle, a mark in the top left corner."""
+    """Two regions: the object in the middle, and a mark in the top left corner."""
     middle = torch.zeros(IMAGES, SIDE, SIDE, dtype=torch.bool)
     middle[:, 4:12, 4:12] = True
     corner = torch.zeros_like(middle)
@@ -30,7 +37,7 @@ def masks() -> dict[str, Tensor]:
 
 
 def label_maps(seed: int, *, on_mark: float) -> Tensor:
-    """Squared gradients ``(N, H, W)`` on the object, but for ``on_mark`` of their mass."""
+    """Squared gradients ``(N, H, W)`` on the object, with ``on_mark`` of their mass on the mark."""
     noise = torch.rand(IMAGES, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
     regions = masks()
     parts = {"object": 0.9 - on_mark, "mark": on_mark}
@@ -44,6 +51,7 @@ def label_maps(seed: int, *, on_mark: float) -> Tensor:
 def observation(
     seed: int = 0, *, step: int = 9, epoch: int = 1, on_mark: float = 0.02, **changed: Any
 ) -> Observation:
+    """Build an observation; ``changed`` replaces fields of it or of its snapshot."""
     maps = label_maps(seed, on_mark=on_mark)
     shares = {name: share(maps, mask) for name, mask in masks().items()}
     peaks = maps.amax(dim=(1, 2), keepdim=True)
@@ -55,7 +63,7 @@ def observation(
         shares=shares,
     )
     shown = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "step": step,
         "caption": f"epoch {epoch}",
         "targets": torch.arange(3).expand(IMAGES, 3).contiguous(),
@@ -68,15 +76,15 @@ def observation(
         "measured": measured,
         "measures": {f"{name}.share": float(values.mean()) for name, values in shares.items()},
     }
-    told |= changed
-    for name in ("maps", "peaks"):  # of one rule, which need not be named
-        told[name] = {RULE: told[name]} if isinstance(told[name], Tensor) else told[name]
-    snapshot = Snapshot(**{field.name: told.pop(field.name) for field in fields(Snapshot)})
-    return Observation(snapshot, **told)
+    values |= changed
+    for name in ("maps", "peaks"):  # A bare tensor is that of the usual rule.
+        values[name] = {RULE: values[name]} if isinstance(values[name], Tensor) else values[name]
+    snapshot = Snapshot(**{field.name: values.pop(field.name) for field in fields(Snapshot)})
+    return Observation(snapshot, **values)
 
 
 def info(**changed: Any) -> RunInfo:
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "name": "saliency",
         "fingerprint": FINGERPRINT,
         "images": tuple(f"image {i}" for i in range(IMAGES)),
@@ -89,7 +97,7 @@ def info(**changed: Any) -> RunInfo:
         "seed": 1,
         "started": "2026-01-01T00:00:00+00:00",
     }
-    return RunInfo(**told | changed)
+    return RunInfo(**values | changed)
 
 
 def photos() -> Tensor:
@@ -107,10 +115,28 @@ def record(
     changed: dict[str, Any] | None = None,
     told: dict[str, Any] | None = None,
 ) -> Path:
-    """Record a run of two observations; return its log folder."""
+    """Record a run of two observations and return its log folder.
+
+    ``changed`` replaces fields of the last observation, and ``told`` facts about the run.
+    """
     writer = RunWriter(folder / "saliency")
     writer.begin(info(seed=seed, **told or {}), photos(), after=-1)
     writer.add(observation(100 + seed, step=0, epoch=-1, on_mark=0.1, caption="untrained"))
     writer.add(observation(seed, on_mark=on_mark, **changed or {}))
     writer.end(metrics or {"val_acc": 0.93}, finished=finished)
     return folder
+
+
+def write_tensors(path: Path, about: Any, tensors: dict[str, Tensor] | None = None) -> Path:
+    """Write a safetensors file whose metadata are ``about``: an object, or any text."""
+    text = about if isinstance(about, str) else json.dumps(about)
+    path.write_bytes(safetensors.torch.save(tensors or {}, {"about": text}))
+    return path
+
+
+def parts(data: bytes | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file; by default of an observation."""
+    data = encode_observation(observation()) if data is None else data
+    length = int.from_bytes(data[:8], "little")
+    about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["about"])
+    return about, safetensors.torch.load(data)

@@ -1,4 +1,4 @@
-"""Short real trainings, and what they leave behind."""
+"""Short real trainings, and functions that read what they leave behind."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_saliency import ProbeBatch, SaliencyCallback
 
-BATCHES = 5  # an epoch of `loader()`
+BATCHES = 5  # in one epoch of `loader()`
 
 
 def quiet_trainer(folder: Path, *callbacks: Any, namespace: Any = pl, **options: Any) -> Any:
-    """A trainer that prints no bars, and logs to TensorBoard in ``folder`` itself."""
+    """A trainer without bars that logs to TensorBoard, directly in ``folder``."""
     options.setdefault("logger", namespace.loggers.TensorBoardLogger(folder, name="", version=""))
     return namespace.Trainer(
         **{
@@ -64,12 +64,12 @@ def fit(
 
 
 def one_image(**known: Any) -> ProbeBatch:
-    """The smallest of probes, for tests in which its pictures do not matter."""
+    """A probe of one image, for tests in which the pictures do not matter."""
     return ProbeBatch.from_dataset(Shapes(16, augment=False), count=1, **known)
 
 
 def callback(**options: Any) -> SaliencyCallback:
-    """One image and one class: the cheapest that can be observed."""
+    """A callback with one image and one class, the cheapest to observe."""
     return SaliencyCallback(**{"probe": one_image(), "targets": "label", "tile_size": 24} | options)
 
 
@@ -95,14 +95,14 @@ def pictures(folder: Path) -> dict[str, dict[int, bytes]]:
 
 
 def steps(folder: Path, prefix: str = "saliency/") -> list[int]:
-    """The steps of the pictures under ``prefix``, which have to be those of each tag."""
+    """The steps of the pictures under ``prefix``, which must be the same for each tag."""
     by_tag = {tag: list(p) for tag, p in pictures(folder).items() if tag.startswith(prefix)}
     assert len(set(map(tuple, by_tag.values()))) <= 1, by_tag
     return next(iter(by_tag.values()), [])
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values in an event folder by tag, less those that the callback adds."""
+    """Steps and values in an event folder by tag, without those that the callback adds."""
     events = _events(folder)
     return {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]

@@ -28,14 +28,26 @@ class Tolerance:
         self.stage, self.sharded = "", False
 
     @contextmanager
-    def __call__(self, doing: str, when: str = "") -> Iterator[None]:
-        """Raise what fails in the block with a word on what was being done, or warn of it once."""
+    def __call__(self, doing: str, when: str = "", *, unchanged: bool = False) -> Iterator[None]:
+        """Raise what fails in the block with a word on what was being done, or warn of it once.
+
+        Args:
+            doing: What is being done.
+            when: The moment, in words.
+            unchanged: Whether an error is raised as it is, because it says enough.
+        """
         # Loggers draw random numbers too: for names of files, for pauses before they try again.
         with random_streams_kept():
             try:
                 yield
             except Exception as error:
+                if unchanged and self._raises:
+                    raise
                 self._handle(error, doing, when)
+
+    @property
+    def _raises(self) -> bool:
+        return self._on_error == "raise" and (self.stage == "fit" or self.sharded)
 
     def check_sharded(self) -> None:
         """Refuse a promise that cannot be kept.
@@ -52,7 +64,7 @@ class Tolerance:
     def _handle(self, error: Exception, doing: str, when: str) -> None:
         cause = f"{type(error).__name__}: {error}"
         failed = f"{doing} ({when}) failed" if when else f"{doing} failed"
-        if self._on_error == "raise" and (self.stage == "fit" or self.sharded):
+        if self._raises:
             raise SaliencyError(
                 f"{failed}: {cause}\nWith `on_error='warn'` training goes on in such a case."
             ) from error

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_saliency.attribution.logits import count_classes
+from lightning_saliency.attribution.logits import Forward, count_classes
 from lightning_saliency.attribution.passes import PassOptions
 from lightning_saliency.attribution.targets import choose_targets
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.callback.options import Options
 from lightning_saliency.callback.publisher import Publisher
+from lightning_saliency.callback.run_folder import find_run_folder
 from lightning_saliency.callback.trainer import (
     Trainer,
     callable_model,
-    in_precision_of,
-    run_folder,
+    wrap_forward,
 )
 from lightning_saliency.check.attention import AttentionCheck
 from lightning_saliency.draw.canvas import sharp_size
 from lightning_saliency.draw.mosaics import MosaicRenderer
+from lightning_saliency.errors import SaliencyError
 from lightning_saliency.observe.meter import Meter
 from lightning_saliency.observe.observer import Observer
 from lightning_saliency.observe.ranks import Ranks
@@ -42,9 +43,9 @@ def build_observer(
         ValueError: Targets that the module or the probe does not know, or a requirement on a
             region that the probe has no mask of.
     """
-    forward = in_precision_of(trainer, options.forward)
-    with ranks.synchronized("trying the model on an image of the probe"):
-        classes = count_classes(callable_model(trainer, pl_module), probe.images, forward)
+    forward = wrap_forward(trainer, options.forward)
+    with ranks.synchronized("trying the model on images of the probe"):
+        classes = _try_model(callable_model(trainer, pl_module), pl_module, probe, forward)
     targets = choose_targets(
         options.targets, classes, probe.all_true_classes(), probe.class_names or ()
     )
@@ -58,6 +59,22 @@ def build_observer(
         meter=build_meter(probe, size, check, one_logit=classes == 1),
         ranks=ranks,
     )
+
+
+def _try_model(model: Any, pl_module: Any, probe: ProbeBatch, forward: Forward) -> int:
+    """Count the logits of the model, in a way that says what to do if it cannot be called so."""
+    try:
+        return count_classes(model, probe.images, forward)
+    except SaliencyError:
+        raise
+    except Exception as error:
+        images = f"{tuple(probe.images.shape[1:])} {probe.images.dtype}"
+        raise SaliencyError(
+            f"trying {type(pl_module).__name__} on images of the probe, {images}, failed: "
+            f"{type(error).__name__}: {error}\nIf it takes something other than images, pass "
+            "`forward=lambda model, images: …` that returns the logits; if it takes other images, "
+            "pass `probe=ProbeBatch(images, labels)`."
+        ) from error
 
 
 def build_meter(
@@ -81,7 +98,7 @@ def build_meter(
 
 def build_publisher(trainer: Trainer, observer: Observer, options: Options) -> Publisher:
     """A publisher of what ``observer`` sees. Collective."""
-    ranks, folder = observer.ranks, run_folder(trainer)
+    ranks, folder = observer.ranks, find_run_folder(trainer)
     first, log = ranks.rank == 0, PictureLog(trainer.loggers, folder, options.image_format)
     kept = folder / safe_name(options.name) if options.record and folder is not None else None
     return Publisher(
