@@ -98,8 +98,7 @@ def sheet(
     """
     size = next(tile.picture.shape[0] for row in rows for tile in row if tile is not None)
     names = [_row_name_lines(name) for name in row_names]
-    widest_name = _widest([text for lines in names for text, _ in lines])
-    margin = _GAP + (widest_name + _GAP if names else 0)
+    margin = _left_margin(names)
     width, head = _head_size(size, lead, notes if whole_notes else ())
     width = max(width, margin + max(map(len, rows)) * (size + _GAP))
     first = head + (_LINE if column_names else 0)
@@ -119,10 +118,13 @@ def sheet(
     for y, lines in zip(tops, names, strict=False):
         _write_row_name(draw, (margin - _GAP, y + size // 2), lines)
     for y, row in zip(tops, rows, strict=True):
-        for column, tile in enumerate(row):
-            if tile is not None:
-                _draw_tile(canvas, draw, tile, margin + column * (size + _GAP), y)
+        _draw_row(canvas, draw, row, margin, y)
     return np.asarray(canvas)
+
+
+def _left_margin(names: Sequence[Sequence[tuple[str, Ink]]]) -> int:
+    """How far from the left the tiles begin, given the lines of each row's name."""
+    return _GAP + (_widest([text for lines in names for text, _ in lines]) + _GAP if names else 0)
 
 
 def _head_size(size: int, lead: Tile | None, whole_notes: Sequence[str]) -> tuple[int, int]:
@@ -187,6 +189,15 @@ def _draw_lead(
     _write(draw, (left, _GAP), room, title, bold=True)
     for line, note in enumerate(notes, start=1):
         _write(draw, (left, _GAP + line * _LINE), room, note, ink=FAINT)
+
+
+def _draw_row(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Sequence[Tile | None], x: int, y: int
+) -> None:
+    """Draw the tiles of a row from ``(x, y)`` to the right."""
+    for column, tile in enumerate(row):
+        if tile is not None:
+            _draw_tile(canvas, draw, tile, x + column * (tile.picture.shape[1] + _GAP), y)
 
 
 def _draw_tile(canvas: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: int) -> None:

@@ -298,7 +298,7 @@ def _show(ax: Axes, panel: Panel, colours: str = "gray") -> None:
 
 
 def _photo(image: Tensor) -> Panel:
-    """An image ``(C, H, W)`` in [0, 1] as matplotlib takes it; grey unless it has 3 channels."""
+    """Turn ``(C, H, W)`` in [0, 1] into what matplotlib takes: RGB, or grey unless C is 3."""
     panel: Panel = (image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)).numpy()
     return panel
 

@@ -1,4 +1,4 @@
-"""What was seen of a run so far, in a form that a checkpoint can keep."""
+"""What a run has shown so far, in a form that a checkpoint can keep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Frames:
 
     def __init__(self, frames: int = FILMSTRIP_COLUMNS) -> None:
         self._frames = frames
-        self._every = 1  # of the observations so far, one in so many is kept
+        self._every = 1  # One in so many observations is kept.
         self._seen = 0
         self._kept: list[Snapshot] = []
         self._last: Snapshot | None = None
@@ -33,21 +33,21 @@ class Frames:
             self._every *= 2
 
     def spread(self) -> list[Snapshot]:
-        """At most ``frames`` of them, spread evenly over the run, first and last included."""
+        """At most ``frames`` snapshots, evenly over the run, the first and the last included."""
         kept = list(self._kept)
         if self._last is not None and (not kept or kept[-1].step != self._last.step):
             kept.append(self._last)
         return spread(kept, self._frames)
 
     def state(self) -> dict[str, Any]:
-        """Tensors and primitives only."""
+        """The frames as tensors and primitives only."""
         last = None if self._last is None else self._last.state()
         kept = [snapshot.state() for snapshot in self._kept]
         return {"every": self._every, "seen": self._seen, "kept": kept, "last": last}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], rule: str = "") -> Frames:
-        """The frames that :meth:`state` described; for ``rule`` see :meth:`Snapshot.from_state`."""
+        """Restore what :meth:`state` returned; for ``rule`` see :meth:`Snapshot.from_state`."""
         frames = cls()
         frames._every, frames._seen = state["every"], state["seen"]
         frames._kept = [Snapshot.from_state(kept, rule) for kept in state["kept"]]
@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """At most ``count`` of ``items`` at even distances, the first and last included.
+    """Choose at most ``count`` of ``items`` at even distances, the first and last included.
 
     Example:
         >>> spread(range(10), 4)
@@ -76,12 +76,12 @@ class History:
     """What a resumed run must know of its past.
 
     Attributes:
-        last_step: Where the latest pictures stand on the loggers' step axis; -1 for none.
+        last_step: The step at which the latest pictures were logged; -1 for none.
         changed: Whether the model was trained since it was last observed. The number of optimizer
-            steps cannot say so: a module may step past Lightning, which then counts none.
-        last_scalars: The scalars of the last observation, which monitors may still wait for.
-        first_profile: Where the gradient lay at the first observation, ``(8, 8)``.
-        last_profile: The same at the last one.
+            steps cannot show it: a module may step without Lightning, which then counts none.
+        last_scalars: The scalars of the last observation, for monitors that have yet to read them.
+        first_profile: The profile of the first observation, ``(8, 8)``: where its gradient lay.
+        last_profile: The profile of the last one, ``(8, 8)``.
         frames: What the film strips will show.
     """
 
@@ -93,24 +93,24 @@ class History:
     frames: Frames = field(default_factory=Frames)
 
     def next_step(self, step: int) -> int:
-        """Begin an observation at ``step``, or after the last one, whose pictures it would hide."""
+        """Begin an observation at ``step``, or one after the last: equal steps hide pictures."""
         self.changed = False
         self.last_step = max(step, self.last_step + 1)
         return self.last_step
 
     def add(self, observation: Observation, scalars: Mapping[str, float]) -> None:
-        """Note what was seen, where the gradient lay, and what is logged of it."""
+        """Keep the snapshot and the profile of ``observation``, and what is logged of it."""
         profile = observation.measured.mean_profile()
         self.frames.add(observation.snapshot)
         self.first_profile = profile if self.first_profile is None else self.first_profile
         self.last_profile, self.last_scalars = profile, dict(scalars)
 
     def reset(self) -> History:
-        """An empty history that still knows which steps are taken."""
+        """Return an empty history that still knows which steps are taken."""
         return History(self.last_step, self.changed)
 
     def state(self) -> dict[str, Any]:
-        """Tensors and primitives only, named as in version 0.1."""
+        """The history as tensors and primitives only, under the names of version 0.1."""
         return {
             "last_step": self.last_step,
             "changed": self.changed,
@@ -122,7 +122,7 @@ class History:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], rule: str = "") -> History:
-        """The history that :meth:`state` described.
+        """Restore what :meth:`state` returned.
 
         Args:
             state: What :meth:`state` returned.

@@ -1,4 +1,4 @@
-"""What is measured in each observation: of which class, by which gradient, in which regions."""
+"""The measurements of each observation: which class, which gradient, which regions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from lightning_saliency.functional.probabilities import gather_probabilities, pr
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Measured, Snapshot
 
-DRIFTS = ("drift.first", "drift.previous")  # plots, never gates: shortcut models drift less
+# Drifts are plotted but never required, because models that take a shortcut drift less.
+DRIFTS = ("drift.first", "drift.previous")
 
-Shard = Callable[[Tensor], Tensor]  # takes the rows of a tensor that this process computes
+Shard = Callable[[Tensor], Tensor]  # picks the rows of a tensor that this process computes
 
 
 def whole(rows: Tensor) -> Tensor:
-    """The shard of a process that computes everything itself."""
+    """Return all rows: the shard of a process that computes everything itself."""
     return rows
 
 
@@ -33,12 +34,13 @@ class Meter:
 
     Attributes:
         probe: The images and their masks.
-        size: Pixels per side of the maps that are kept, at most.
-        classes: ``(N,)`` int64; ``None`` for the classes that are predicted.
-        rule: Of the gradient. The plain one by default: guided backprop is poor to judge by.
+        size: Most pixels per side of the maps that are kept.
+        classes: ``(N,)`` int64, the class to measure per image; ``None`` for the predicted ones.
+        rule: The rule of the gradient. Guided backprop is a poor basis for a verdict, because its
+            maps depend little on the model.
         reduce: How its channels are reduced; see :func:`maps.mass`.
         one_logit: Whether the model has a single logit, which stands for class 1 against class 0.
-        good: The good runs to compare with, if there are any.
+        good: The good runs to compare with; ``None`` for none.
     """
 
     probe: ProbeBatch
@@ -61,21 +63,21 @@ class Meter:
         one_logit: bool = False,
         good: GoodRuns | None = None,
     ) -> Meter:
-        """The meter of a probe: of its labels, or of ``classes`` if it has none."""
+        """Build the meter of a probe, for its labels, or for ``classes`` if it has none."""
         labels = probe.first_labels()
         if classes is not None and len(classes) != len(probe):
-            classes = None  # of another probe, which a verdict will say
+            classes = None  # These belong to another probe, which the verdict will report.
         chosen = classes if labels is None else labels
         return cls(probe, size, chosen, rule, reduce, one_logit, good)
 
     def request(self, shard: Shard = whole) -> Request:
-        """What has to be explained of this process's shard of the images."""
-        if self.classes is None or self.one_logit:  # of which there is but one to explain
+        """The classes and the rule to explain, for this process's shard of the images."""
+        if self.classes is None or self.one_logit:  # A single logit is always the predicted one.
             return Request((self.rule,), "predicted")
         return Request((self.rule,), shard(self.classes))
 
     def measure(self, explained: Attributions, shard: Shard = whole) -> Measured:
-        """Measure the attributions of :meth:`request`."""
+        """Measure the attributions that :meth:`request` asked for."""
         attribution = explained[self.rule][:, 0]
         maps = exactly(mass(attribution, shard(self.probe.images), self.reduce))
         small = shrink(maps, self.size)
@@ -104,12 +106,12 @@ class Meter:
     def summarize(
         self, measured: Measured, *, first: Tensor | None = None, previous: Tensor | None = None
     ) -> dict[str, float]:
-        """One number per measure, by name; NaN for what could not be measured.
+        """Reduce what was measured to one number per measure; NaN if it could not be measured.
 
         Args:
-            measured: Of all images.
+            measured: The measurements of all images.
             first: The profile ``(8, 8)`` of the first observation of this run.
-            previous: That of the observation before.
+            previous: The profile ``(8, 8)`` of the observation before.
         """
         now = measured.mean_profile()
         found = {
@@ -122,7 +124,7 @@ class Meter:
 
 
 def measure_names(regions: Iterable[str]) -> list[str]:
-    """The names of all that may be measured in a probe with masks of ``regions``."""
+    """The names of all measures of a probe with masks of ``regions``."""
     return [*(quantity.name for quantity in quantities(list(regions))), *DRIFTS]
 
 
@@ -135,20 +137,29 @@ def take_snapshot(
     size: int,
     multi_label: bool = False,
 ) -> Snapshot:
-    """Reduce attributions to maps of at most ``size`` pixels per side."""
+    """Reduce attributions to maps that are small enough to keep.
+
+    Args:
+        explained: Attributions by all of ``rules``.
+        rules: In the order in which they are shown.
+        step: The step at which the pictures are logged.
+        caption: The moment in words.
+        size: Most pixels per side of a map.
+        multi_label: Whether each logit has a probability of its own.
+    """
     maps, peaks = {}, {}
     for rule in rules:
         small = shrink(exactly(strongest_channel(explained[rule])), size)
         peaks[rule] = small.abs().amax(dim=(-2, -1))
-        # A float16 alone would lose the small gradients of a trained network.
+        # The small gradients of a trained network would underflow in float16 without their peaks.
         scale = peaks[rule].clamp(min=torch.finfo(small.dtype).tiny)[..., None, None]
         maps[rule] = (small / scale).half()
-    known = probabilities(explained.logits, multi_label=multi_label)
+    by_class = probabilities(explained.logits, multi_label=multi_label)
     return Snapshot(
         step=step,
         caption=caption,
         targets=explained.targets,
-        probabilities=known.gather(1, explained.targets),
+        probabilities=by_class.gather(1, explained.targets),
         predicted=explained.logits.argmax(dim=1),
         maps=maps,
         peaks=peaks,

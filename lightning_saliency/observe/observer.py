@@ -1,4 +1,4 @@
-"""One observation: the probe explained by a live model, and measured."""
+"""One observation: a live model is explained on the probe, and the maps are measured."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lightning_saliency.record.observation import Measured, Observation, Snapsho
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observer:
-    """Explains and measures one probe again and again; it keeps nothing of what it saw.
+    """Explains and measures one probe again and again, and keeps none of the results.
 
     Attributes:
         probe: The images.
-        targets: ``(N, K)``, the classes to explain as :func:`explain` takes them; None for all.
-        rules: The rules that are shown.
-        size: Pixels per side of the maps that are shown, at most.
+        targets: ``(N, K)``, the classes to explain; ``None`` for all. See :func:`explain`.
+        rules: The rules that are shown, in their order.
+        size: Most pixels per side of the maps that are shown.
         options: How to explain.
-        meter: What is measured.
-        ranks: The processes that the probe is shared out over.
-        fingerprint: Of the probe.
+        meter: Measures the maps.
+        ranks: The processes among which the probe is divided.
+        fingerprint: The fingerprint of the probe.
     """
 
     probe: ProbeBatch
@@ -43,7 +43,7 @@ class Observer:
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # A digest of megabytes: computed once.
+        # The digest covers megabytes, so it is computed once.
         object.__setattr__(self, "fingerprint", self.probe.fingerprint)
 
     def observe(
@@ -56,24 +56,24 @@ class Observer:
         first: Tensor | None = None,
         previous: Tensor | None = None,
     ) -> Observation:
-        """Explain the probe by ``model`` and measure it. Collective.
+        """Explain the probe by ``model`` and measure the maps. Collective.
 
         Args:
-            model: Left as it is found.
+            model: Any module; it is left as it was found.
             caption: The moment in words.
-            step: Where it stands on the loggers' step axis.
-            epoch: The epoch that ended or is going on, from 0.
+            step: The step at which the pictures are logged.
+            epoch: The epoch that ended or is under way, from 0; -1 before the first.
             first: The profile ``(8, 8)`` of the first observation of the run.
-            previous: That of the observation before.
+            previous: The profile ``(8, 8)`` of the observation before.
 
         Raises:
             SaliencyError: Another process failed.
-            Exception: Whatever failed in this one.
+            Exception: Whatever failed in this process.
         """
         with self.ranks.synchronized("choosing what to explain"):
             images, requests = self._requests()
-        # Under a sharded strategy these passes are a conversation of all ranks: one that fails in
-        # its middle leaves the others waiting, for as long as their process group lets them.
+        # Under a sharded strategy, all ranks take part in each pass. If one of them fails in the
+        # middle of it, the others wait until their process group times out.
         with self.ranks.synchronized("explaining the probe"):
             shown, judged = compute(self.options, model, images, requests)
             seen = take_snapshot(
@@ -91,7 +91,7 @@ class Observer:
             return self._observation(snapshot, measured, epoch, first, previous)
 
     def confirm(self, verdict: Verdict, model: nn.Module, measured: Measured) -> Verdict:
-        """``verdict``, and whether ``model`` leans on what gained most. Collective."""
+        """Add to ``verdict`` whether ``model`` relies on what gained most. Collective."""
         if verdict.growth is None or not verdict.confirmable:
             return verdict
         with self.ranks.synchronized("hiding what gained most"):
@@ -101,7 +101,7 @@ class Observer:
         return confirmed(verdict, measured, self._gathered(after))
 
     def _requests(self) -> tuple[Tensor, list[Request]]:
-        """This rank's images, and what to explain of them: what is shown, and what is measured."""
+        """This rank's images, and two requests: one for what is shown, one for the meter."""
         shard = self.ranks.shard
         targets: Targets = "all" if self.targets is None else shard(self.targets)
         return shard(self.probe.images), [Request(self.rules, targets), self.meter.request(shard)]

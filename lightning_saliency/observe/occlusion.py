@@ -1,4 +1,4 @@
-"""Hiding a place in images: whether a model leans on it, in one forward pass."""
+"""Hide a place in images: one forward pass shows whether a model relies on it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Measured
 
 
-def place_of(growth: Growth, probe: ProbeBatch) -> Tensor:
-    """The pixels of what gained most, bool ``(N, H, W)``."""
+def find_place(growth: Growth, probe: ProbeBatch) -> Tensor:
+    """Find the pixels of what gained most, bool ``(N, H, W)``."""
     if growth.region is not None:
         return probe.masks[growth.region]
     count, _, height, width = probe.images.shape
@@ -27,13 +27,17 @@ def place_of(growth: Growth, probe: ProbeBatch) -> Tensor:
 
 
 def hidden(images: Tensor, place: Tensor) -> Tensor:
-    """``images`` with ``place`` filled with the mean colour of each.
+    """Fill ``place`` with the mean colour of each image.
 
-    Of all of it: in the colour of what is left, a background would hide its object too.
+    The mean is that of the whole image. In the mean colour of the rest, an object would vanish
+    along with its background.
 
     Args:
         images: ``(N, C, H, W)``.
-        place: ``(N, H, W)`` bool.
+        place: ``(N, H, W)`` bool, the pixels to fill.
+
+    Returns:
+        ``(N, C, H, W)``.
 
     Example:
         >>> hidden(torch.tensor([[[[8.0, 1.0, 3.0]]]]), torch.tensor([[[True, False, False]]]))
@@ -43,7 +47,13 @@ def hidden(images: Tensor, place: Tensor) -> Tensor:
 
 
 def confirmed(verdict: Verdict, measured: Measured, after: Tensor) -> Verdict:
-    """``verdict`` with the probabilities ``(N,)`` that hiding the place leaves."""
+    """Add to ``verdict`` the mean probability before and after the place was hidden.
+
+    Args:
+        verdict: What is confirmed.
+        measured: The measurements before.
+        after: ``(N,)``, the probabilities of the measured classes afterwards.
+    """
     before = float(measured.probabilities.mean())
     return replace(verdict, occluded=Occluded(before=before, after=float(after.mean())))
 
@@ -56,26 +66,26 @@ def probabilities_without(
     options: PassOptions,
     shard: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """The probability of the measured class of each image without what gained most.
+    """Compute the probability of each measured class without what gained most.
 
     Args:
         growth: What gained most.
-        model: Left as it is found.
+        model: Any module; it is left as it was found.
         probe: The images.
         classes: ``(N,)``, the measured class of each image.
         options: How the model is called.
-        shard: Takes the rows of a tensor that this process computes.
+        shard: Picks the rows of a tensor that this process computes.
 
     Returns:
         This process's rows of ``(N,)``, on the device of the model.
     """
-    images = shard(hidden(probe.images, place_of(growth, probe)))
+    images = shard(hidden(probe.images, find_place(growth, probe)))
     logits = _logits(model, torch.split(images, options.chunk_size or len(images)), options.forward)
     return gather_probabilities(logits, shard(classes), multi_label=probe.multi_label)
 
 
 def _logits(model: nn.Module, chunks: Sequence[Tensor], forward: Forward) -> Tensor:
-    """The model's output for the images, ``(N, num_classes)`` on its device."""
+    """Compute the logits of the images, ``(N, num_classes)`` on the device of the model."""
     device = find_device(model, chunks[0])
     found = []
     with undisturbed(model), torch.no_grad():

@@ -1,4 +1,4 @@
-"""What is known of a run: the probe, the code, the seed, the packages."""
+"""Where a run comes from: its probe, code, seed and packages."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lightning_saliency.observe.meter import Meter
 from lightning_saliency.record.run import RunInfo
 
 _PACKAGES = ("lightning-saliency", "torch", "torchvision", "pytorch-lightning", "lightning")
-_PATIENCE = 5  # seconds that git may take in a large repository
+_GIT_TIMEOUT = 5  # seconds; git can be slow in a large repository
 
 
 def run_info(name: str, meter: Meter, settings: Mapping[str, Any]) -> RunInfo:
-    """What is known of a run at its start.
+    """Collect the facts of a run at its start.
 
     Args:
-        name: Of the callback.
-        meter: What is measured, of which probe.
+        name: The name of the callback.
+        meter: Says what is measured and holds the probe.
         settings: How the run is observed; primitives only.
     """
     probe = meter.probe
@@ -54,13 +54,13 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the repository that the run was started in, where there is one and git."""
+    """The commit of the current repository; ``None`` without a repository or without git."""
     command = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    # Without its locks, git writes nothing: another git may be at work in the same repository.
+    # Another git may be at work in the same repository, so this one takes no locks.
     quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE, env=quiet, check=True
+            command, capture_output=True, text=True, timeout=_GIT_TIMEOUT, env=quiet, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -68,6 +68,6 @@ def _commit() -> str | None:
 
 
 def _seed() -> int | None:
-    """What ``seed_everything`` was given, which it leaves in the environment."""
-    told = os.environ.get("PL_GLOBAL_SEED", "")
-    return int(told) if told.isdecimal() else None
+    """The seed that ``seed_everything`` was given and left in the environment."""
+    value = os.environ.get("PL_GLOBAL_SEED", "")
+    return int(value) if value.isdecimal() else None

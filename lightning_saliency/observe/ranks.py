@@ -1,7 +1,7 @@
-"""The processes of a distributed run: the probe shared out, results and failures brought together.
+"""The processes of a distributed run: they divide the probe and share results and failures.
 
-Every rank makes the same number of passes, because under a sharded strategy each pass is a
-conversation between all of them.
+Every rank makes the same number of passes, because all of them take part in each pass under a
+sharded strategy.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _SHARDED = frozenset({"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrateg
 
 
 class Strategy(Protocol):
-    """What is relied on of a strategy of Lightning."""
+    """The part of a Lightning strategy that is used here."""
 
     def all_gather(self, tensor: Tensor) -> Any:
-        """The tensors of all processes, stacked."""
+        """Stack the tensors of all processes."""
 
     def broadcast(self, obj: Any) -> Any:
-        """What rank 0 passed."""
+        """Return what rank 0 passed."""
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Whether ``decision`` is true on all processes."""
+        """Return whether ``decision`` is true on all processes."""
 
 
 class Ranks:
-    """The processes of a run; without a strategy, this one alone.
+    """The processes of a run; without a strategy, this process alone.
 
     Attributes:
-        world: Number of processes.
-        rank: The number of this one.
-        sharded: Whether a forward pass needs all of them, because each holds a part of the model.
+        world: The number of processes.
+        rank: The index of this process.
+        sharded: Whether a forward pass needs all processes, because each holds part of the model.
     """
 
     def __init__(self, strategy: Strategy | None = None, world: int = 1, rank: int = 0) -> None:
@@ -47,7 +47,7 @@ class Ranks:
         self.sharded = world > 1 and bool(names & _SHARDED)
 
     def shard(self, tensor: Tensor) -> Tensor:
-        """The rows of ``tensor`` for this rank: equally many on each, the last row repeated."""
+        """Pick the rows of this rank: equally many on each, the last row repeated if needed."""
         if self.world == 1:
             return tensor
         each = -(-len(tensor) // self.world)
@@ -55,22 +55,22 @@ class Ranks:
         return tensor[rows]
 
     def gather(self, shard: Tensor, count: int) -> Tensor:
-        """The ``count`` rows of which each rank holds a shard."""
+        """Join the shards of all ranks to the ``count`` rows that they were picked from."""
         if self.world == 1:
             return shard
         gathered: Tensor = self._strategy.all_gather(shard)
         return gathered.flatten(0, 1)[:count]
 
     def broadcast(self, value: Any) -> Any:
-        """What rank 0 passed; of tensors and primitives."""
+        """Return what rank 0 passed; tensors and primitives only."""
         return value if self.world == 1 else self._strategy.broadcast(value)
 
     @contextmanager
     def synchronized(self, doing: str) -> Iterator[None]:
-        """Make a failure of one rank in the block a failure of all, so that none waits for it.
+        """Make a failure of one rank in the block a failure of all, so that no rank waits for it.
 
         Raises:
-            SaliencyError: On the ranks on which nothing failed, if another's block did.
+            SaliencyError: Another rank failed, and this one did not.
         """
         if self.world == 1:
             yield

@@ -1,4 +1,4 @@
-"""The four panels: what stands in them, to the number, and what files and notebooks get."""
+"""The four panels: their values, worked by hand, and how files and notebooks get them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)
 
 @pytest.fixture(autouse=True)
 def no_open_figures():
-    """Whatever is drawn, pyplot knows nothing of it."""
+    """No drawing may leave a figure open in pyplot."""
     import matplotlib.pyplot as plt
 
     yield
@@ -47,7 +47,7 @@ def plot(made: Explanation, probe: Any, **options: Any) -> Any:
 
 
 def panels(figure: Any, row: int = 0) -> list[np.ndarray]:
-    """The arrays that a row's four axes show."""
+    """The arrays in the four axes of a row."""
     return [np.asarray(ax.images[0].get_array()) for ax in figure.axes[4 * row : 4 * row + 4]]
 
 
@@ -82,7 +82,7 @@ def test_numbers_worked_by_hand():
     np.testing.assert_array_equal(overlay[0, 0], 0)  # nothing laid over a black photo
 
 
-def test_the_input_is_shown_as_a_person_knows_it_with_red_first():
+def test_the_input_is_shown_in_its_own_colours_red_first():
     colours = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     probe = ProbeBatch(((colours - mean) / std)[None], mean=MEAN, std=STD)
@@ -108,7 +108,7 @@ def test_strong_values_saturate_and_never_leave_the_scale():
     assert strength.max() == 1.0
 
 
-def test_a_map_of_nothing_is_mid_grey_and_black():
+def test_an_all_zero_map_is_mid_grey_and_black():
     photo, signed, strength, _ = panels(
         plot(with_attribution(torch.zeros(3, 2, 2)), torch.ones(1, 3, 2, 2))
     )
@@ -171,7 +171,7 @@ def test_any_number_of_channels(channels: int, head: str):
         )
 
 
-def test_one_image_has_a_row_a_class_with_name_and_probability():
+def test_one_image_has_one_row_per_class_with_name_and_probability():
     made = explanation(classes=3)
     probe = ProbeBatch(torch.rand(1, 3, 4, 4), class_names=["cat", "dog", "$bird$"])
     figure = plot(made, probe)
@@ -332,11 +332,11 @@ def test_words_in_a_pdf_are_text(tmp_path: Path):
     data = (tmp_path / "figure.pdf").read_bytes()
     assert data.startswith(b"%PDF")
     assert b"DejaVuSans" in data
-    told = [b"".join(re.findall(rb"\((.*?)\)", line)) for line in data.split(b"\n")]
-    assert b"overlay" in told  # in pieces, as its letters are moved closer together
+    words = [b"".join(re.findall(rb"\((.*?)\)", line)) for line in data.split(b"\n")]
+    assert b"overlay" in words  # in pieces, as its letters are moved closer together
 
 
-def test_a_notebook_is_given_a_picture_of_twice_its_resolution():
+def test_a_notebook_gets_a_picture_of_twice_its_resolution():
     figure = plot(explanation(), torch.rand(1, 3, 4, 4))
     data, size = figure._repr_png_()
     assert Image.open(io.BytesIO(data)).width == 2 * size["width"]

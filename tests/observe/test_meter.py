@@ -1,4 +1,4 @@
-"""What is measured of an explanation, beside the same worked out from the maps themselves."""
+"""The measurements of an explanation, compared with the same computed from its maps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_label_s_squared_gradient_is_measured():
     assert float(found.maps.amax()) == 1
 
 
-def test_contributions_are_measured_where_they_are_asked_for():
+def test_contributions_are_measured_if_asked_for():
     images = probe()
     meter = Meter.for_probe(images, 96, reduce="contribution")
     explanation = explained(images, meter)
@@ -47,7 +47,7 @@ def test_contributions_are_measured_where_they_are_asked_for():
     torch.testing.assert_close(meter.measure(explanation, same).profiles, profiles(maps))
 
 
-def test_of_a_probe_without_labels_the_predicted_class_is_measured_or_the_reference_s():
+def test_without_labels_the_class_of_the_reference_or_the_predicted_one_is_measured():
     images = ProbeBatch(probe().images)
     meter = Meter.for_probe(images, 96)
     explanation = explained(images, meter)
@@ -80,7 +80,7 @@ def test_maps_are_kept_at_picture_resolution_and_measured_in_full():
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_a_map_of_nothing_and_one_that_diverged_are_not_numbers(value):
+def test_empty_and_diverged_maps_measure_as_nan(value):
     images = probe()
     meter = Meter.for_probe(images, 96)
     explanation = explained(images, meter)
@@ -92,13 +92,13 @@ def test_a_map_of_nothing_and_one_that_diverged_are_not_numbers(value):
 
 
 class Even:
-    """Good runs that look everywhere alike."""
+    """Good runs whose gradient is spread evenly."""
 
     def profile(self) -> torch.Tensor:
         return torch.full((8, 8), 1 / 64, dtype=torch.float64)
 
 
-def test_the_numbers_that_stand_for_an_observation():
+def test_one_number_per_measure():
     images = probe()
     meter = Meter.for_probe(images, 96)
     found = meter.measure(explained(images, meter), same)
@@ -111,7 +111,7 @@ def test_the_numbers_that_stand_for_an_observation():
     assert beside["drift.first"] == 0
 
 
-def test_the_mean_profile_weighs_images_alike_and_leaves_out_empty_ones():
+def test_the_mean_profile_weighs_all_images_alike_and_skips_empty_ones():
     maps = torch.zeros(3, 8, 8)
     maps[0, 0, 0], maps[1, 7, 7] = 1000.0, 0.001
     meter = Meter.for_probe(probe(), 96)

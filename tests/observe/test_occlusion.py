@@ -1,4 +1,4 @@
-"""Hiding what gained most tells whether a model leans on it."""
+"""Hiding what gained most shows whether a model relies on it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lightning_saliency.check.verdict import Growth, Verdict
 from lightning_saliency.observe.meter import Meter
 from lightning_saliency.observe.meter import whole as all_rows
 from lightning_saliency.observe.observer import Observer
-from lightning_saliency.observe.occlusion import hidden, place_of, probabilities_without
+from lightning_saliency.observe.occlusion import find_place, hidden, probabilities_without
 from lightning_saliency.record.observation import Measured
 
 
 class Corner(nn.Module):
-    """Says class 1 where the top left pixel is bright; draws on every stream that it can."""
+    """Predicts class 1 if the top left pixel is bright, and draws random numbers for dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,13 +60,13 @@ def grown(region: str | None, row: int = 0, column: int = 0) -> Verdict:
 
 
 @pytest.mark.parametrize("verdict", [grown("mark"), grown(None)])
-def test_hiding_what_the_model_leans_on_costs_the_label(verdict):
+def test_hiding_what_the_model_relies_on_lowers_the_probability_of_the_label(verdict):
     found = confirm(verdict, Corner(), images(), measured())
     assert found.occluded.before == pytest.approx(0.9997)
     assert found.occluded.after == pytest.approx(0.5, abs=0.01)  # 1/256 of the image is bright
 
 
-def test_hiding_another_place_costs_nothing():
+def test_hiding_another_place_changes_nothing():
     found = confirm(grown(None, 5, 5), Corner(), images(), measured())
     assert found.occluded.after == pytest.approx(0.9997, abs=1e-4)
 
@@ -87,10 +87,10 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_places_by_hand():
-    cell = place_of(Growth(None, 1, 0, 0, 1), images())
+    cell = find_place(Growth(None, 1, 0, 0, 1), images())
     assert cell.shape == (2, 16, 16)
     assert cell[0].nonzero().tolist() == [[2, 0], [2, 1], [3, 0], [3, 1]]
-    assert torch.equal(place_of(Growth("mark", 0, 0, 0, 1), images()), images().masks["mark"])
+    assert torch.equal(find_place(Growth("mark", 0, 0, 0, 1), images()), images().masks["mark"])
 
 
 def test_a_place_is_filled_with_the_mean_colour():
@@ -99,7 +99,7 @@ def test_a_place_is_filled_with_the_mean_colour():
     assert hidden(picture, place).tolist() == [[[[4.0, 1.0, 3.0]], [[3.0, 5.0, 4.0]]]]
 
 
-def test_as_many_images_pass_at_a_time_as_may():
+def test_a_pass_holds_at_most_chunk_size_images():
     class Counting(Corner):
         sizes: ClassVar[list[int]] = []
 
