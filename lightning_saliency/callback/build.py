@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from lightning_saliency.attribution.logits import Forward, count_classes
 from lightning_saliency.attribution.passes import PassOptions
 from lightning_saliency.attribution.targets import choose_targets
@@ -36,10 +38,11 @@ def build_observer(
     ranks: Ranks,
     check: AttentionCheck | None = None,
 ) -> Observer:
-    """An observer of ``pl_module``, which is tried on one image. Collective.
+    """Build an observer of ``pl_module``, which is tried on two images. Collective.
 
     Raises:
-        SaliencyError: No logits in what the module returns, or it fails on another rank.
+        SaliencyError: The module cannot be called with images, what it returns holds no logits,
+            or it fails on another rank.
         ValueError: Targets that the module or the probe does not know, or a requirement on a
             region that the probe has no mask of.
     """
@@ -62,10 +65,10 @@ def build_observer(
 
 
 def _try_model(model: Any, pl_module: Any, probe: ProbeBatch, forward: Forward) -> int:
-    """Count the logits of the model, in a way that says what to do if it cannot be called so."""
+    """Count the logits of the model; if it cannot be called with images, say what to do."""
     try:
         return count_classes(model, probe.images, forward)
-    except SaliencyError:
+    except (SaliencyError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         images = f"{tuple(probe.images.shape[1:])} {probe.images.dtype}"
@@ -80,7 +83,7 @@ def _try_model(model: Any, pl_module: Any, probe: ProbeBatch, forward: Forward) 
 def build_meter(
     probe: ProbeBatch, size: int, check: AttentionCheck | None, *, one_logit: bool
 ) -> Meter:
-    """A meter of what ``check`` needs to know, or of the default measures."""
+    """Build a meter of what ``check`` needs to know, or of the default measures."""
     if check is None:
         return Meter.for_probe(probe, size, one_logit=one_logit)
     for requirement in check.requirements:
@@ -97,8 +100,8 @@ def build_meter(
 
 
 def build_publisher(trainer: Trainer, observer: Observer, options: Options) -> Publisher:
-    """A publisher of what ``observer`` sees. Collective."""
-    ranks, folder = observer.ranks, find_run_folder(trainer)
+    """Build a publisher of what ``observer`` sees. Collective."""
+    ranks, folder = observer.ranks, find_run_folder(trainer, observer.ranks)
     first, log = ranks.rank == 0, PictureLog(trainer.loggers, folder, options.image_format)
     kept = folder / safe_name(options.name) if options.record and folder is not None else None
     return Publisher(

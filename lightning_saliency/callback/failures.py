@@ -41,7 +41,8 @@ class Tolerance:
             try:
                 yield
             except Exception as error:
-                if unchanged and self._raises:
+                # A mistake in an argument is never survived: nothing is lost yet.
+                if unchanged and (self._raises or isinstance(error, TypeError | ValueError)):
                     raise
                 self._handle(error, doing, when)
 
@@ -65,17 +66,19 @@ class Tolerance:
         cause = f"{type(error).__name__}: {error}"
         failed = f"{doing} ({when}) failed" if when else f"{doing} failed"
         if self._raises:
-            raise SaliencyError(
-                f"{failed}: {cause}\nWith `on_error='warn'` training goes on in such a case."
-            ) from error
+            hint = "" if self.sharded else _HINT
+            raise SaliencyError(f"{failed}: {cause}{hint}") from error
         if doing not in self._warned:
             what = "training" if self.stage == "fit" else "the run"
             warn(f"{failed}, {what} goes on: {cause}")
         self._warned.add(doing)
 
 
+_HINT = "\nWith `on_error='warn'` training goes on in such a case."
+
+
 def warn(message: str) -> None:
-    """Warn from wherever in Lightning a hook was called."""
+    """Warn; the line that a user would look for lies far above, in the call of the trainer."""
     warnings.warn(message, SaliencyWarning, stacklevel=3)
 
 

@@ -119,8 +119,7 @@ class SaliencyCallbackBase:
         self._session = self._new_session()
 
     def _new_session(self, trainer: Trainer | None = None) -> Session:
-        ours = [] if trainer is None else _names_in(trainer)
-        return Session(self._given, self.options, self.schedule, self.check, trainer, ours)
+        return Session(self._given, self.options, self.schedule, self.check, trainer)
 
     @property
     def name(self) -> str:
@@ -149,13 +148,16 @@ class SaliencyCallbackBase:
         """Refuse what could not work, and begin a session if this is another trainer's run."""
         if not self._session.belongs_to(trainer):
             self._session = self._new_session(trainer)
-        self._session.tolerance.stage = stage
+        self._session.tolerance.stage, self._session.ours[:] = stage, _names_in(trainer)
         check_monitors(trainer, self.name, self.schedule)
         check_tags(self.name, _names_in(trainer), self.probe)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the model."""
         self._session.release()
+        self._drop_log()
+
+    def _drop_log(self) -> None:
         # Lightning gives every callback the `log` of the model, and with it the model itself.
         for name in ("log", "log_dict"):
             self.__dict__.pop(name, None)
@@ -195,6 +197,7 @@ class SaliencyCallbackBase:
         """Draw the film strips also of a training that is interrupted by hand."""
         if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
             self._session.conclude(trainer, finished=False)
+        self._drop_log()
 
 
 def _names_in(trainer: Trainer) -> list[str]:

@@ -30,7 +30,7 @@ _BATCH = 32
 
 @dataclass(slots=True, eq=False)
 class Publisher:
-    """Sends what was seen to the record and the loggers. Its methods are collective.
+    """Sends what was seen to the record and the loggers. To publish and to end are collective.
 
     Attributes:
         tag: Prefix of the tags of pictures and scalars.

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from lightning_saliency.callback.loggers import class_name_among
 from lightning_saliency.callback.trainer import Trainer
+from lightning_saliency.observe.ranks import Ranks
 from lightning_saliency.storage.files import safe_name
 
 _KEEPING_RUNS_APART = ("TensorBoardLogger", "CSVLogger")
@@ -16,7 +17,7 @@ _KEEPING_RUNS_APART = ("TensorBoardLogger", "CSVLogger")
 _FOLDERS: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
 
 
-def find_run_folder(trainer: Trainer) -> Path | None:
+def find_run_folder(trainer: Trainer, ranks: Ranks) -> Path | None:
     """Find the folder of this run and no other; ``None`` if nothing is kept.
 
     Collective: call it on every rank. If a logger keeps all runs in one folder, or there is no
@@ -25,9 +26,9 @@ def find_run_folder(trainer: Trainer) -> Path | None:
     log_dir = trainer.log_dir  # collective
     if trainer.fast_dev_run:
         return None
-    folder = _folder_in(trainer, log_dir) if trainer.is_global_zero else None
-    chosen = trainer.strategy.broadcast(folder and str(folder))
-    return Path(chosen)
+    with ranks.synchronized("choosing the run's folder"):
+        folder = str(_folder_in(trainer, log_dir)) if ranks.rank == 0 else None
+    return Path(ranks.broadcast(folder))
 
 
 def _folder_in(trainer: Trainer, log_dir: str | None) -> Path:

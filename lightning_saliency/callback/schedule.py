@@ -150,4 +150,4 @@ def _in_words(epochs: int | None) -> str:
 def _observed_in_words(schedule: Schedule) -> str:
     if schedule.epochs is not None:
         return f"in the epochs {list(schedule.epochs)}"
-    return f"every {schedule.every_n_epochs} epochs"
+    return _in_words(schedule.every_n_epochs) if schedule.every_n_epochs else "at no epoch end"

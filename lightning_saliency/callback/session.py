@@ -1,9 +1,9 @@
-"""One run of one trainer, from its first observation to its verdict."""
+"""The runs of one trainer, from their first observation to their verdict."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning_saliency.callback.build import build_observer, build_publisher
@@ -34,7 +34,7 @@ UNTRAINED = "untrained"
 
 
 class Session:
-    """What a callback knows of one run of a trainer.
+    """What a callback knows of the runs of one trainer: a training, validations and tests.
 
     Args:
         probe: What the user passed; ``None`` to choose one of the trainer's data.
@@ -42,9 +42,9 @@ class Session:
         schedule: When to observe.
         check: What the run is held against.
         trainer: Whose run it is; ``None`` before there is one.
-        ours: The names of all our callbacks in the trainer.
 
     Attributes:
+        ours: The names of all our callbacks in the trainer.
         probe: The images, once they are known.
         history: What was seen so far.
         tolerance: What happens if part of an observation fails.
@@ -57,11 +57,11 @@ class Session:
         schedule: Schedule,
         check: AttentionCheck | None,
         trainer: Trainer | None = None,
-        ours: Sequence[str] = (),
     ) -> None:
         self.probe, self.history = probe, History()
         self.tolerance = Tolerance(options.on_error)
-        self._options, self._schedule, self._ours = options, schedule, list(ours)
+        self._options, self._schedule = options, schedule
+        self.ours: list[str] = []
         self._trainer = None if trainer is None else weakref.ref(trainer)
         self._gate = None if check is None else Gate(check)
         self._epoch = -1  # the current one, or the last; trainers count on before hooks are called
@@ -96,7 +96,7 @@ class Session:
     def start(self, trainer: Trainer, pl_module: Any) -> None:
         """Choose the probe and the classes, and observe the untrained model."""
         check_schedulers(trainer, self._options.name, self._schedule)
-        ranks = self._find_ranks(trainer)
+        ranks = self._join_ranks(trainer)
         with self.tolerance("preparing to observe", unchanged=True):
             self._prepare(trainer, pl_module, ranks)
         # A run that is resumed in mid-epoch does not begin the epoch again.
@@ -127,7 +127,7 @@ class Session:
     def observe_alone(self, trainer: Trainer, pl_module: Any, caption: str) -> None:
         """Observe outside of training, once; a failure there does not cost the metrics."""
         with self.tolerance("preparing to observe"):
-            self._prepare(trainer, pl_module, self._find_ranks(trainer))
+            self._prepare(trainer, pl_module, self._join_ranks(trainer))
             self._observe(trainer, pl_module, caption, current_step(trainer))
 
     def end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -194,13 +194,17 @@ class Session:
 
     # The parts of the above.
 
-    def _find_ranks(self, trainer: Trainer) -> Ranks:
+    def _join_ranks(self, trainer: Trainer) -> Ranks:
+        """Find the processes of the run, and refuse what cannot be promised with them."""
         ranks = build_ranks(trainer)
         self.tolerance.sharded = ranks.sharded
         self.tolerance.check_sharded()
         return ranks
 
     def _prepare(self, trainer: Trainer, pl_module: Any, ranks: Ranks) -> None:
+        # After an exception Lightning calls no `teardown`, so an earlier run may still be here.
+        self._forget()
+        self._info = None
         with ranks.synchronized("preparing to observe"):
             if self.probe is None:
                 self.probe = choose_probe(trainer, pl_module)
@@ -211,7 +215,7 @@ class Session:
         self._publisher = build_publisher(trainer, self._observer, self._options)
         if self._gate is not None:
             self._checking = Checking(
-                self._gate, self.tolerance, self._observer, self._publisher, self._ours
+                self._gate, self.tolerance, self._observer, self._publisher, self.ours
             )
         # Outside of training, what is in the folder is of the model's past, and stays.
         self._past = self.history.last_step if self.tolerance.stage == "fit" else None
@@ -267,7 +271,10 @@ class Session:
             )
 
     def _check(self, trainer: Trainer, pl_module: Any, *, last: bool) -> None:
-        if self._checking is not None:
+        if self._checking is None:
+            if last and self._gate is not None and trainer.is_global_zero:
+                warn(f"INCONCLUSIVE  {self._options.name}: the model could not be observed")
+        else:
             self._checking.check(
                 trainer,
                 pl_module,
@@ -287,4 +294,4 @@ class Session:
     def _end_record(self, trainer: Trainer, publisher: Publisher, *, finished: bool) -> None:
         with self.tolerance("writing down how the run ended"):
             # On every rank: metrics that are of all ranks are brought together only now.
-            publisher.end(logged_metrics(trainer, self._ours), finished=finished)
+            publisher.end(logged_metrics(trainer, self.ours), finished=finished)

@@ -87,6 +87,8 @@ def logged_metrics(trainer: Trainer, ours: Sequence[str]) -> dict[str, float]:
 def inform(trainer: Trainer, message: str) -> None:
     """Say something at level INFO through the logger of the trainer's own namespace, once."""
     if trainer.is_global_zero:
-        module = next(c.__module__ for c in type(trainer).__mro__ if c.__name__ == "Trainer")
+        # Users may have a class of that name too, so the last one counts.
+        kinds = [c for c in type(trainer).__mro__ if c.__name__ == "Trainer"]
+        module = kinds[-1].__module__
         namespace = module.partition(".trainer")[0]
         logging.getLogger(f"{namespace}.saliency").info(message)

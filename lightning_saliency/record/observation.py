@@ -213,7 +213,8 @@ def encode_observation(observation: Observation) -> bytes:
     }
     if more_rules:
         header["more_rules"] = more_rules
-    tensors = {name: getattr(snapshot, name) for name in _SHOWN}
+    # A model of double precision has probabilities of double precision too.
+    tensors = {"targets": snapshot.targets, "probabilities": snapshot.probabilities.float()}
     for each, (maps, peaks) in _tensor_names(snapshot.rules).items():
         tensors |= {maps: snapshot.maps[each], peaks: snapshot.peaks[each].float()}
     tensors |= {name: getattr(measured, attribute) for attribute, name in _MEASURED.items()}

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from matrix import Touchy, probe
+from matrix import Touchy, failing_check, probe
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from training import callback, fit, loader, make_module, seen
 
 from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError
+from lightning_saliency.callback.trainer import inform
 from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.record.run import open_run
 
 
 def test_after_a_run_the_callback_holds_neither_model_nor_trainer(tmp_path):
@@ -162,9 +165,32 @@ def test_a_module_that_is_called_otherwise_is_told_how_to_be_explained(module, t
     assert [caption for caption, _ in seen(remedied)] == ["untrained", "epoch 0"]
 
 
-def test_a_mistake_in_an_argument_is_raised_as_it_is(tmp_path):
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_a_mistake_in_an_argument_is_raised_as_it_is(on_error, tmp_path):
     with pytest.raises(ValueError, match=r"^`targets` must be classes from 0 to 3"):
-        fit(tmp_path, SaliencyCallback(probe(), targets=[7]))
+        fit(tmp_path, SaliencyCallback(probe(), targets=[7], on_error=on_error))
+
+
+def test_a_check_of_a_model_that_could_not_be_tried_is_inconclusive(tmp_path):
+    ours = SaliencyCallback(probe(), check=failing_check(), on_error="warn")
+    with pytest.warns(SaliencyWarning, match="^INCONCLUSIVE  saliency: the model could not be"):
+        fit(tmp_path, ours, module=TakesNames(), max_epochs=1)
+
+
+def test_a_record_of_double_precision_is_read_back(tmp_path):
+    fit(tmp_path, SaliencyCallback(probe()), precision="64-true", max_epochs=1)
+    assert open_run(tmp_path).last().caption == "epoch 0"
+
+
+def test_a_trainer_class_of_the_user_s_own_is_informed_through_lightning_s_logger(caplog):
+    class Trainer(pl.Trainer):
+        pass
+
+    with caplog.at_level("INFO", logger="pytorch_lightning"):
+        inform(Trainer(logger=False, accelerator="cpu"), "the words")
+    assert ("pytorch_lightning.saliency", "the words") in [
+        (record.name, record.message) for record in caplog.records
+    ]
 
 
 class OneLogit(Touchy):

@@ -180,3 +180,11 @@ def test_maps_that_could_not_be_measured_are_read(tmp_path):
     assert found.measured.profiles[0].isnan().all()
     assert found.measured.shares["object"].isnan().tolist() == [True] + [False] * (IMAGES - 1)
     assert found.snapshot.maps[RULE].shape == (IMAGES, 3, SIDE, SIDE)
+
+
+def test_what_a_model_of_double_precision_said_is_read_back(tmp_path):
+    double = observation(probabilities=torch.full((IMAGES, 3), 1 / 3, dtype=torch.float64))
+    (tmp_path / "double.safetensors").write_bytes(encode_observation(double))
+    found = read_observation(tmp_path / "double.safetensors").snapshot
+    assert found.probabilities.dtype == torch.float32
+    torch.testing.assert_close(found.probabilities, torch.full((IMAGES, 3), 1 / 3))

@@ -75,9 +75,10 @@ TAIL = """
   case, pass `probe=ProbeBatch(images, labels)`.
 - **Memory.** If an observation does not fit, the number of images per pass is halved until it does,
   with a warning. With a sharded strategy it is an error that says which `chunk_size` to set.
-- A failure while the probe is chosen and the model is tried, before the first step, is always an
-  error, because nothing is lost yet. Outside of training (`validate`, `test`) any failure is only a
-  warning, because the metrics are what was asked for.
+- A mistake in an argument is always an error before the first step, because nothing is lost yet.
+  With `on_error="warn"`, a probe that cannot be chosen and a model that cannot be tried are a
+  warning, and the run is not observed. Outside of training (`validate`, `test`) any failure is only
+  a warning, because the metrics are what was asked for.
 """
 
 
