@@ -15,7 +15,10 @@ from lightning_saliency import explain
 from lightning_saliency.attribution.rules import RULES
 from lightning_saliency.errors import SaliencyWarning
 
-pytestmark = pytest.mark.filterwarnings("ignore:no rectifier")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no rectifier"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def worst_error(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> float:

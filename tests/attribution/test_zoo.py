@@ -16,6 +16,9 @@ from torch import nn
 from lightning_saliency import explain
 from lightning_saliency.attribution.rules import Rule
 
+# Images are tiny: threads would wait for each other, and for whatever else the machine does.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Tell: TypeAlias = Callable[[str, object], None]  # pytest's `record_property`
 
 # The side, in pixels, of the smallest image that a model takes, if it is not 32.
