@@ -38,8 +38,8 @@ def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = No
     Raises:
         SaliencyError: The model's output contains no logits.
     """
-    two = images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
     with undisturbed(model):
+        two = images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
         output = (forward or call_plainly)(model, two.to(find_device(model, images)))
         return find_logits(output, 2).shape[1]
 
