@@ -24,7 +24,9 @@ def find_device(model: nn.Module, images: Tensor) -> torch.device:
     return next((p.device for p in model.parameters()), images.device)
 
 
-def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = None) -> int:
+def count_classes(
+    model: nn.Module, images: Tensor, forward: Forward | None = None, *, batch: int = 2
+) -> int:
     """Count the logits of ``model`` by running it on two of ``images``.
 
     The model is left as it was found. Two, because a model that squeezes its output is right for
@@ -34,14 +36,15 @@ def count_classes(model: nn.Module, images: Tensor, forward: Forward | None = No
         model: Any module.
         images: ``(N, C, H, W)``, on any device.
         forward: ``forward(model, images)`` returns the logits.
+        batch: How many images to run it on instead.
 
     Raises:
         SaliencyError: The model's output contains no logits.
     """
     with undisturbed(model):
-        two = images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
-        output = (forward or call_plainly)(model, two.to(find_device(model, images)))
-        return find_logits(output, 2).shape[1]
+        tried = images[:batch] if len(images) >= batch else images[:1].repeat(batch, 1, 1, 1)
+        output = (forward or call_plainly)(model, tried.to(find_device(model, images)))
+        return find_logits(output, batch).shape[1]
 
 
 def find_logits(output: Any, count: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lightning_saliency.attribution.logits import Forward, count_classes
+from lightning_saliency.attribution.logits import count_classes
 from lightning_saliency.attribution.passes import PassOptions
 from lightning_saliency.attribution.targets import choose_targets
 from lightning_saliency.callback.loggers import PictureLog
@@ -47,8 +47,9 @@ def build_observer(
             region that the probe has no mask of.
     """
     forward = wrap_forward(trainer, options.forward)
+    passes = PassOptions(forward, options.chunk_size, alone=not ranks.sharded)
     with ranks.synchronized("trying the model on images of the probe"):
-        classes = _try_model(callable_model(trainer, pl_module), pl_module, probe, forward)
+        classes = _try_model(callable_model(trainer, pl_module), pl_module, probe, passes)
     targets = choose_targets(
         options.targets, classes, probe.all_true_classes(), probe.class_names or ()
     )
@@ -58,17 +59,21 @@ def build_observer(
         targets=targets,
         rules=options.rules,
         size=size,
-        options=PassOptions(forward, options.chunk_size, alone=not ranks.sharded),
+        options=passes,
         meter=build_meter(probe, size, check, one_logit=classes == 1),
         ranks=ranks,
     )
 
 
-def _try_model(model: Any, pl_module: Any, probe: ProbeBatch, forward: Forward) -> int:
+def _try_model(model: Any, pl_module: Any, probe: ProbeBatch, options: PassOptions) -> int:
     """Count the logits of the model; if it cannot be called with images, say what to do."""
+    batch = min(2, options.chunk_size or 2)
     try:
-        return count_classes(model, probe.images, forward)
-    except (SaliencyError, torch.OutOfMemoryError):
+        return count_classes(model, probe.images, options.forward, batch=batch)
+    except torch.OutOfMemoryError:
+        if batch == 1 or not options.alone:
+            raise
+    except SaliencyError:
         raise
     except Exception as error:
         images = f"{tuple(probe.images.shape[1:])} {probe.images.dtype}"
@@ -78,6 +83,8 @@ def _try_model(model: Any, pl_module: Any, probe: ProbeBatch, forward: Forward) 
             "`forward=lambda model, images: …` that returns the logits; if it takes other images, "
             "pass `probe=ProbeBatch(images, labels)`."
         ) from error
+    # Outside of the handler, whose error would still hold on to the memory of the pass.
+    return count_classes(model, probe.images, options.forward, batch=1)
 
 
 def build_meter(

@@ -95,8 +95,8 @@ class Session:
 
     def start(self, trainer: Trainer, pl_module: Any) -> None:
         """Choose the probe and the classes, and observe the untrained model."""
-        check_schedulers(trainer, self._options.name, self._schedule)
         ranks = self._join_ranks(trainer)
+        check_schedulers(trainer, self._options.name, self._schedule)
         with self.tolerance("preparing to observe", unchanged=True):
             self._prepare(trainer, pl_module, ranks)
         # A run that is resumed in mid-epoch does not begin the epoch again.

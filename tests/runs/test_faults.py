@@ -421,7 +421,7 @@ class Exploding(Touchy):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 def test_a_run_that_diverges_is_drawn_as_such_with_a_warning(tmp_path):
-    with pytest.warns(SaliencyWarning, match="NaN or infinite values: has the training diverged"):
+    with pytest.warns(SaliencyWarning, match="NaN or infinite values. Has training diverged"):
         fit(tmp_path, SaliencyCallback(probe()), module=Exploding())
     assert logged(tmp_path) == [[0, 1, 3]] * 4
 
@@ -565,7 +565,7 @@ def test_memory_of_a_pass_that_others_take_part_in_is_reported_with_the_remedy()
     module, images = Short().eval(), probe().images
     module.room = 3
     plan = PassOptions(lambda model, x: model(x), alone=False)
-    with pytest.raises(SaliencyError, match=r"other processes take part.*Set `chunk_size=2`"):
+    with pytest.raises(SaliencyError, match=r"Other processes take part.*Set `chunk_size=2`"):
         compute(plan, module, images, [Request(("gradient",))])
 
 
