@@ -204,7 +204,7 @@ class Session:
     def _prepare(self, trainer: Trainer, pl_module: Any, ranks: Ranks) -> None:
         # After an exception Lightning calls no `teardown`, so an earlier run may still be here.
         self._forget()
-        self._info = None
+        self._info, self._concluded = None, False
         with ranks.synchronized("preparing to observe"):
             if self.probe is None:
                 self.probe = choose_probe(trainer, pl_module)
@@ -219,7 +219,6 @@ class Session:
             )
         # Outside of training, what is in the folder is of the model's past, and stays.
         self._past = self.history.last_step if self.tolerance.stage == "fit" else None
-        self._info, self._concluded = None, False
 
     def _observe(self, trainer: Trainer, pl_module: Any, caption: str, step: int) -> None:
         observer, publisher = self._observer, self._publisher
