@@ -6,31 +6,24 @@ each of which borrows one thing: it notes the state, lets the computation run, a
 state in a ``finally`` block, so that nothing depends on the computation being successful.
 
 - **Modes** of submodules: the flags are set again, one by one.
-- **Parameters**: ``requires_grad`` and ``.grad`` are set again if they differ. Their values are not
-  copied, because a forward pass does not write to them.
-- **Buffers and attributes**, the latter of modules that users write: a shallow copy of each
-  dictionary and container is kept, so that entries that were added can be removed and others put
-  back. The tensors in them are copied too; one whose content changed gets it written back.
+- **Gradients**: ``requires_grad`` and ``.grad`` are set again if they differ.
+- **Everything else that modules hold**, from parameters to counters in objects in lists, is found
+  by a walk; see :mod:`attributes`. Tensors are copied and compared; see :mod:`tensors`.
 - **Random streams**: their states are set again; see :mod:`rng`.
 - **cuDNN's search, the compiler and the modules' ``log``**: switched off inside, and on again
   afterwards.
-
-Tensors are restored in place because others may refer to the same tensor: an optimizer, another
-module, or the graph of a training step that has yet to run its backward pass. For the sake of that
-graph, a tensor that did not change is not written to at all.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lightning_saliency.isolation.attributes import attributes_kept
 from lightning_saliency.isolation.rng import random_streams_kept
 
 
@@ -41,22 +34,30 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     The following are restored, also after an error:
 
     - the mode of every submodule;
-    - buffers, including those that were added or were ``None`` before;
-    - attributes of user-written modules, and the content of tensors among them (one level deep into
-      lists, dicts, tuples and sets);
-    - ``.grad`` and ``requires_grad`` of parameters;
-    - the random streams of torch, CUDA, MPS, numpy and python.
+    - parameters and buffers: which there are, their memory and every bit of their content; lazy
+      layers are uninitialised again; ``.grad`` and ``requires_grad`` of parameters;
+    - what modules, and the user's objects that they refer to, hold in attributes, slots, class
+      attributes and closures of hooks: tensors, numpy arrays, lists, dicts, sets and deques,
+      however deeply nested, counters and iterators over lists, and modules that are not registered;
+    - the random streams of torch, CUDA, MPS, numpy and python, and generators that the model owns.
 
     Inside the ``with`` block, compiled code runs eagerly, so that the graph shows its activations,
     and the modules' own ``log`` and ``log_dict`` do nothing.
 
     It may be entered under ``no_grad`` or ``inference_mode``: both are suspended inside, so that
     tensors that are created there are ordinary ones.
+
+    Not restored, because nothing can tell or undo it: global variables, what methods close over,
+    files and whatever else lies outside of the model; python generators and nested iterators
+    (``zip``, ``cycle``) that the pass advances; the ``functools.lru_cache`` of a function that is
+    no attribute; objects of installed packages from which no module comes, and of classes such as
+    threads; what lies beyond the first 50,000 objects; and the content of parameters that are
+    sharded or shared between processes.
     """
     with ExitStack() as stack:
         # Exits run in reverse order: whatever is switched off below is back on, and `log` is no
-        # longer shadowed, by the time that attributes, buffers and parameters are restored.
-        for keep in (_parameters_kept, _buffers_kept, _attributes_kept, _evaluating):
+        # longer shadowed, by the time that attributes and tensors are restored.
+        for keep in (_gradients_kept, attributes_kept, _evaluating):
             stack.enter_context(keep(module))
         for guard in (random_streams_kept, _cudnn_search_off, _eager):
             stack.enter_context(guard())
@@ -83,7 +84,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _parameters_kept(module: nn.Module) -> Iterator[None]:
+def _gradients_kept(module: nn.Module) -> Iterator[None]:
     """Restore ``requires_grad`` and ``.grad`` of every parameter."""
     found = [(p, p.requires_grad, p.grad) for p in module.parameters()]
     try:
@@ -94,150 +95,6 @@ def _parameters_kept(module: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(requires_grad)
             if parameter.grad is not grad:
                 parameter.grad = grad
-
-
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Restore which buffers there are, and what is in them (the statistics of norms, counters)."""
-    found = [(m._buffers, dict(m._buffers)) for m in module.modules()]
-    tensors = [h for buffers, _ in found for h in _hold(buffers, buffers.items())]
-    try:
-        _make_ordinary(tensors)
-        yield
-    finally:
-        for buffers, content in found:
-            _restore_mapping(buffers, content)
-        for held in tensors:
-            _write_back(held)
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A tensor that a module refers to as ``holder[key]``, with a copy of its content."""
-
-    holder: Any
-    key: Any
-    tensor: Tensor
-    value: Tensor
-    requires_grad: bool
-
-
-def _hold(holder: Any, items: Iterable[tuple[Any, Any]]) -> list[_Held]:
-    """Copy the tensors among ``items``, which are pairs of a key of ``holder`` and a value."""
-    return [
-        _Held(holder, key, tensor, tensor.detach().clone(), tensor.requires_grad)
-        for key, tensor in items
-        if isinstance(tensor, Tensor)
-    ]
-
-
-def _make_ordinary(tensors: Iterable[_Held]) -> None:
-    """Replace inference tensors by ordinary copies for the time being.
-
-    A validation in inference mode leaves such tensors behind, and autograd refuses to save them for
-    a backward pass. The originals return to their places when the holder is restored.
-    """
-    for held in tensors:
-        if held.tensor.is_inference() and not isinstance(held.holder, tuple):
-            with torch.inference_mode(False):
-                held.holder[held.key] = held.value.clone()
-
-
-def _write_back(held: _Held) -> None:
-    """Restore the content of a tensor, in place."""
-    # Write only if something changed. Autograd counts writes: after one, even of the same numbers,
-    # a graph that saved the tensor would refuse to run its backward pass.
-    tensor, value = held.tensor, held.value
-    with torch.no_grad(), torch.inference_mode(tensor.is_inference()):
-        if tensor.requires_grad and not held.requires_grad and not tensor._is_view():
-            # Something that depends on the images was added in place, so the tensor now refers to
-            # the graph of the computation. Views cannot be detached in place.
-            tensor.detach_()
-        if tensor.shape != value.shape:
-            tensor.resize_(value.shape)
-        if not torch.equal(tensor, value):
-            tensor.copy_(value)
-
-
-@contextmanager
-def _attributes_kept(module: nn.Module) -> Iterator[None]:
-    """Restore the attributes of modules that users write, one level deep."""
-    # torch's own modules keep their state in parameters and buffers. Only modules that users write
-    # leave something in attributes during a forward pass, such as a counter or a list of features.
-    theirs = [m for m in module.modules() if not type(m).__module__.startswith("torch.")]
-    found = [(m, dict(m.__dict__), _containers(m)) for m in theirs]
-    tensors = _tensors_in_attributes(theirs, {id(buffer) for buffer in module.buffers()})
-    try:
-        _make_ordinary(tensors)
-        yield
-    finally:
-        for m, attributes, containers in found:
-            _restore_mapping(m.__dict__, attributes)
-            for container, content in containers:
-                _restore_container(container, content)
-        for held in tensors:
-            _write_back(held)
-
-
-def _tensors_in_attributes(modules: Iterable[nn.Module], known: set[int]) -> list[_Held]:
-    """Copy the plain tensors that are attributes of ``modules``, or items of such a container.
-
-    Args:
-        modules: The modules to search.
-        known: The ids of tensors that are restored elsewhere; those that are found are added, so
-            that a tensor with two names is copied once.
-    """
-    tensors = []
-    for m in modules:
-        values = [value for name, value in m.__dict__.items() if name not in _GUARDED]
-        for holder in (m.__dict__, *(v for v in values if isinstance(v, dict | list | tuple))):
-            items = holder.items() if isinstance(holder, dict) else enumerate(holder)
-            fitting = [item for item in items if _can_be_kept(item[1]) and id(item[1]) not in known]
-            tensors += _hold(holder, fitting)
-            known |= {id(tensor) for _, tensor in fitting}
-    return tensors
-
-
-def _can_be_kept(item: Any) -> bool:
-    # Subclasses are excluded: parameters are restored elsewhere or belong to the optimizer, and so
-    # do the shards of distributed training.
-    if type(item) is not Tensor or item.layout != torch.strided or item.is_nested or item.is_meta:
-        return False
-    # Elements of an expanded tensor share memory, so that it cannot be written to.
-    return 0 not in item.stride() or item.numel() < 2
-
-
-# Names in a module's `__dict__` that are restored elsewhere, or that sharded training replaces by
-# itself while a forward pass runs.
-_GUARDED = frozenset({"_parameters", "_buffers"})
-
-
-def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
-    """Pair each container among the attributes of ``module`` with a shallow copy of it."""
-    return [
-        (value, value.copy())
-        for name, value in module.__dict__.items()
-        if name not in _GUARDED and isinstance(value, list | dict | set)
-    ]
-
-
-def _restore_mapping(mapping: dict[Any, Any], content: dict[Any, Any]) -> None:
-    # `keys()` of TorchScript's buffers is a list, hence the `set`.
-    for key in set(mapping.keys()) - content.keys():
-        del mapping[key]
-    for key, value in content.items():
-        if key not in mapping or mapping[key] is not value:
-            mapping[key] = value
-
-
-def _restore_container(container: Any, content: Any) -> None:
-    if isinstance(container, dict):
-        _restore_mapping(container, content)
-    elif isinstance(container, list):
-        container[:] = content
-    else:
-        container.intersection_update(content)
-        container.update(content)
 
 
 @contextmanager
