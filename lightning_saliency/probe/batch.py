@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lightning_saliency.isolation.rng import own_streams_kept, random_streams_kept
-from lightning_saliency.probe.datasets import (
-    choose_items,
-    collate_items,
-    describe_dataset,
-    find_images_and_labels,
+from lightning_saliency.probe.joining import (
+    Loaded,
+    join_batches,
+    leave_out_unpicklable,
+    transfer_images,
 )
-from lightning_saliency.probe.photos import find_mask, list_photos, read_mask, read_photo
-from lightning_saliency.probe.transforms import (
-    find_normalisation,
-    mask_to_tensor,
-    normalisation,
-    to_tensor,
+from lightning_saliency.probe.labels import UNLABELLED, check_labels_fit, find_first_labels
+from lightning_saliency.probe.photo_sets import choose_photos, read_photos
+from lightning_saliency.probe.preview import show_images
+from lightning_saliency.probe.reading import Reader, warn_of_many
+from lightning_saliency.probe.state import (
+    hash_tensors,
+    pack,
+    read_state,
+    unpack,
+    unreadable_explained,
+    write_state,
 )
+from lightning_saliency.probe.transforms import to_original_colours
 from lightning_saliency.probe.validation import (
-    as_labels,
+    checked_class_names,
+    checked_extras,
     checked_images,
     checked_labels,
     checked_masks,
     checked_names,
     checked_normalisation,
-    checked_strings,
-    stack_photos,
+    default_name,
 )
-from lightning_saliency.storage.files import (
-    MAX_JSON,
-    MAX_TENSORS,
-    UNREADABLE,
-    read_tensors,
-    summarise,
-    tensor_bytes,
-    write_whole,
-)
-
-# Random transforms are seeded with this, so that the same data give the same probe in every run.
-SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +49,27 @@ class ProbeBatch:
 
     Attributes:
         images: ``(N, C, H, W)``, floating point, as the model expects them.
-        labels: ``(N,)`` int64, the true class of each image; float ``(N, num_classes)`` if an image
-            may have several; ``None`` if unknown.
-        class_names: The name of each class, in order.
+        labels: ``(N,)`` int64, the true class of each image, -1 if unknown; float
+            ``(N, num_classes)`` if an image may have several; ``None`` if all are unknown. Lists,
+            arrays, one-hot integers and other usual forms are converted; see
+            :func:`labels.read_labels`.
+        class_names: The name of each class, in order; or a dict from each class to its name.
         names: A unique name for each image; by default its number and label.
         masks: Bool ``(N, H, W)`` for each named region, such as ``"object"``.
+        extras: Further inputs of the model, such as metadata: for each name, a tensor ``(N, …)`` of
+            numbers or bools, with one row per image. Wherever some of the images are passed to the
+            model, their rows are passed along, as keyword arguments of these names.
         mean: The mean of each channel that the images were normalised with. It is used, with
             ``std``, to display them in their original colours; without it, each image is scaled
             from its lowest to its highest value.
-        std: The standard deviation of each channel; see ``mean``.
+        std: The standard deviation of each channel; see ``mean``. A single number is for all.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: Shapes do not agree, values are out of range, or names are not unique.
 
     Example:
+        >>> import torch
         >>> probe = ProbeBatch(torch.zeros(2, 1, 8, 8), torch.tensor([3, 0]))
         >>> probe.names
         ('image 0 · class 3', 'image 1 · class 0')
@@ -87,19 +81,24 @@ class ProbeBatch:
     class_names: Sequence[str] | None = None
     names: Sequence[str] | None = None
     masks: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+
+    _labels_found_in: ClassVar[str] = ""  # the field of the data, for messages; set per probe
+    # The batches of data that the images come from, until `transferred` has passed them on.
+    _batches: ClassVar[tuple[Any, ...]] = ()
 
     def __post_init__(self) -> None:
         self._put("images", checked_images(self.images))
         if self.class_names is not None:
-            self._put("class_names", checked_strings("class_names", self.class_names))
+            self._put("class_names", checked_class_names(self.class_names))
         if self.labels is not None:
-            num_classes = None if self.class_names is None else len(self.class_names)
-            self._put("labels", checked_labels(self.labels, len(self), num_classes))
+            self._put("labels", checked_labels(self.labels, len(self), self.class_names))
         names = self._default_names() if self.names is None else self.names
         self._put("names", checked_names(names, len(self)))
         self._put("masks", checked_masks(self.masks, self.images))
+        self._put("extras", checked_extras(self.extras, len(self)))
         if self.mean is not None or self.std is not None:
             mean, std = checked_normalisation(self.mean, self.std, self.images.shape[1])
             self._put("mean", mean)
@@ -110,15 +109,22 @@ class ProbeBatch:
         object.__setattr__(self, name, value)
 
     def _default_names(self) -> list[str]:
-        """Build a name for each image from its number and its labels."""
+        """Build a name for each image from its number and its labels, the first few of many."""
         word = "" if self.class_names else "class "
-        return [
-            " · ".join([f"image {image}", *(word + self.class_name(c) for c in classes)])
-            for image, classes in enumerate(self.all_true_classes())
-        ]
+        labels = [[word + self.class_name(c) for c in found] for found in self.all_true_classes()]
+        return [default_name(image, found) for image, found in enumerate(labels)]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def check_fit(self, num_logits: int) -> None:
+        """Check that the labels fit a model of ``num_logits`` logits.
+
+        Raises:
+            ValueError: They do not, and were passed by the user.
+            SaliencyError: They do not, and were found in the data.
+        """
+        check_labels_fit(self.labels, num_logits, self._labels_found_in)
 
     @property
     def multi_label(self) -> bool:
@@ -126,13 +132,16 @@ class ProbeBatch:
         return self.labels is not None and self.labels.ndim == 2
 
     @property
+    def num_classes(self) -> int | None:
+        """The number of classes, if there are class names or multi-label labels."""
+        if self.labels is not None and self.multi_label:
+            return self.labels.shape[1]
+        return None if self.class_names is None else len(self.class_names)
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of images, labels and masks, as 64 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(_tensors(self).items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256 of images, labels, masks and extras, as 64 hexadecimal digits."""
+        return hash_tensors(pack(self)["tensors"])
 
     def image_name(self, image: int) -> str:
         """The name of image number ``image``."""
@@ -150,7 +159,7 @@ class ProbeBatch:
             return set()
         if self.multi_label:
             return set(self.labels[image].gt(0.5).nonzero().flatten().tolist())
-        return {int(self.labels[image])}
+        return {int(self.labels[image])} - {UNLABELLED}
 
     def all_true_classes(self) -> list[list[int]]:
         """The sorted classes of each image; empty lists without labels."""
@@ -158,23 +167,15 @@ class ProbeBatch:
 
     def first_labels(self) -> Tensor | None:
         """The first label of each image, ``(N,)``; ``None`` if any image has no label."""
-        if self.labels is None or not self.multi_label:
-            return self.labels
-        positive = self.labels > 0.5
-        return positive.int().argmax(dim=1) if bool(positive.any(dim=1).all()) else None
+        return None if self.labels is None else find_first_labels(self.labels)
 
     def displayed(self) -> Tensor:
         """The images in their original colours, ``(N, C, H, W)`` float32 in [0, 1]."""
-        images = self.images.float()
-        if self.mean is not None and self.std is not None:
-            shape = (1, -1, 1, 1)
-            images = images * torch.tensor(self.std).view(shape)
-            return (images + torch.tensor(self.mean).view(shape)).clamp(0, 1)
-        low = images.amin(dim=(1, 2, 3), keepdim=True)
-        high = images.amax(dim=(1, 2, 3), keepdim=True)
-        if low.min() >= 0 and high.max() <= 1:
-            return images
-        return (images - low) / (high - low).clamp(min=1e-12)
+        return to_original_colours(self.images.float(), self.mean, self.std)
+
+    def _repr_html_(self) -> str:
+        """The images and their names, which notebooks show."""
+        return show_images(self.displayed(), self.names or self._default_names())
 
     @classmethod
     def from_dataset(
@@ -189,13 +190,14 @@ class ProbeBatch:
     ) -> ProbeBatch:
         """Choose images from a map-style dataset.
 
-        Random transforms are drawn from a fixed seed. Afterwards the global random streams are as
-        they were, and so are those generators of the dataset that :func:`rng.own_streams_kept`
-        finds.
+        Random transforms are drawn from a fixed seed. Afterwards the global random streams and the
+        dataset are as they were, as far as :func:`~.isolation.dataset.dataset_kept` finds its
+        state. In a run, the images pass the batch hooks; see :meth:`transferred`.
 
         Args:
             dataset: Its items are ``(image, label, …)`` or dicts. Their classes are read from its
-                ``targets`` or ``labels``, or else from 256 items spread evenly over it.
+                ``targets`` or ``labels``, or else from items spread evenly over it: at most eight
+                per image of the probe, or 256.
             per_class: How many images of each class to take, from the start of the dataset.
             count: The maximum number of images in total, spread over the classes.
             indices: The items to take, instead of choosing by class.
@@ -205,41 +207,129 @@ class ProbeBatch:
                 transforms.
 
         Raises:
-            TypeError: The dataset can only be iterated.
+            TypeError: The dataset can only be iterated, or has no length.
             SaliencyError: The dataset is empty, or its items hold no image.
+
+        Warns:
+            SaliencyWarning: The images have several sizes, so that only some of them were taken.
         """
-        with random_streams_kept(SEED), own_streams_kept(dataset, collate_fn):
-            if indices is None:
-                indices = choose_items(dataset, per_class, count)
-            return cls.from_batch(collate_items(dataset, indices, collate_fn), dataset, **known)
+        loaded = Reader(dataset, collate_fn).read(per_class, count, indices)
+        probe = cls._from_loaded(loaded, dataset, known)
+        if indices is None and count is None:
+            warn_of_many(len(probe))
+        return probe
 
     @classmethod
     def from_dataloader(cls, loader: DataLoader[Any], count: int = 8, **known: Any) -> ProbeBatch:
-        """Choose ``count`` images from a loader's dataset, spread over its classes.
+        """Choose ``count`` images of those that a loader yields, spread over their classes.
 
-        The loader itself is never iterated; only its dataset and ``collate_fn`` are used. See
-        :meth:`from_dataset` for the other arguments and the errors.
+        The loader itself is never iterated. The images are read from its dataset, at positions
+        that its sampler may yield, in batches of its size, and with its ``collate_fn``. If it has
+        workers, they are read by a worker, which is started in the same way.
+
+        See :meth:`from_dataset` for the other arguments and the errors.
         """
-        known.setdefault("collate_fn", loader.collate_fn)
-        return cls.from_dataset(loader.dataset, per_class=count, count=count, **known)
+        reader = Reader.for_loader(loader, collate_fn=known.pop("collate_fn", None))
+        indices = known.pop("indices", None)
+        loaded = reader.read(count, count, indices)
+        most = count if indices is None else None
+        return cls._from_loaded(loaded, loader.dataset, known, most)
 
     @classmethod
-    def from_batch(cls, batch: Any, dataset: Any = None, **known: Any) -> ProbeBatch:
-        """Take the images and labels from a collated batch: a tuple, a list or a dict.
+    def from_batch(
+        cls, batch: Any, dataset: Any = None, *, items: Sequence[int] | None = None, **known: Any
+    ) -> ProbeBatch:
+        """Take the images and labels from a collated batch, as a loader yields it.
+
+        In a run, the images pass the batch hooks; see :meth:`transferred`. To explain images that
+        have passed them before, pass ``ProbeBatch(images, labels)``.
 
         Args:
-            batch: Its first four-dimensional floating-point tensor is taken as the images, and
-                the next integer tensor ``(N,)`` or float tensor ``(N, num_classes)`` as the labels.
+            batch: A tuple, list, dict, dataclass or other object, nested or not. Fields are found
+                by their names, such as ``image`` and ``label``, and otherwise by what they hold:
+                the first floating-point tensor ``(N, C, H, W)`` that does not look like a mask, and
+                the only field with one class, or one row of labels, per image. Rows that add up to
+                1, such as one-hot labels, are one class per image; see :func:`labels.read_labels`.
             dataset: Where to look up class names and normalisation that are not given.
-            **known: Arguments of :class:`ProbeBatch`.
+            items: The positions of the batch's items in ``dataset``. If it lists their targets in
+                ``targets`` or ``labels``, these decide which field holds the labels.
+            **known: Arguments of :class:`ProbeBatch`. ``labels`` replace those of the batch.
 
         Raises:
-            SaliencyError: The batch holds no images.
+            SaliencyError: The batch holds no images, or several fields can be the labels.
         """
-        images, labels = find_images_and_labels(batch)
-        if dataset is not None:
-            known = {**describe_dataset(dataset, images.shape[1]), **known}
-        return cls(images, labels, **known)
+        return cls._from_loaded([Loaded(batch, items)], dataset, known)
+
+    @classmethod
+    def join(
+        cls,
+        loaded: Sequence[Loaded],
+        dataset: Any = None,
+        *,
+        most: int | None = None,
+        **known: Any,
+    ) -> ProbeBatch:
+        """Take the images and labels from batches that have passed the batch hooks already.
+
+        Args:
+            loaded: Batches as the model takes them; see :meth:`from_batch`.
+            dataset: Where to look up targets, and class names and normalisation not given.
+            most: How many images to take at most.
+            **known: Arguments of :class:`ProbeBatch`. ``labels`` replace those of the batches.
+
+        Raises:
+            SaliencyError: A batch holds no images, or several fields can be the labels.
+
+        Warns:
+            SaliencyWarning: The images have several sizes, so that only some of them were taken.
+        """
+        probe = cls._from_loaded(loaded, dataset, known, most)
+        probe._put("_batches", ())  # They must not pass the hooks again.
+        return probe
+
+    @classmethod
+    def _from_loaded(
+        cls, loaded: Sequence[Loaded], dataset: Any, known: dict[str, Any], most: int | None = None
+    ) -> ProbeBatch:
+        """Join batches, and keep them until they can pass the batch hooks of a trainer."""
+        joined = join_batches(loaded, dataset, known, most)
+        probe = cls(joined.images, **joined.arguments)
+        probe._put("_labels_found_in", joined.labels_found_in)
+        probe._put("_batches", joined.batches)
+        return probe
+
+    def transferred(self, transfer: Callable[[Any], Any]) -> ProbeBatch:
+        """Return this probe with its images as the model of a run gets them.
+
+        Images that come from a dataset, a loader or a batch are not always what the model sees:
+        a module or datamodule may normalise them in ``on_before_batch_transfer``,
+        ``transfer_batch_to_device`` or ``on_after_batch_transfer``. Therefore the batches are kept
+        until a trainer is known, and then passed through these hooks. Labels, names and masks stay.
+
+        Args:
+            transfer: Passes a batch through the hooks.
+
+        Raises:
+            SaliencyError: The hooks do not return as many images, or the batches were lost when
+                the probe was sent to another process.
+        """
+        if not self._batches:
+            return self
+        images = transfer_images(self._batches, transfer, len(self))
+        changed: dict[str, Any] = {"images": images}
+        if images.shape[1] != self.images.shape[1]:
+            changed |= {"mean": None, "std": None}  # They are of other channels.
+        passed = replace(self, **changed)
+        passed._put("_labels_found_in", self._labels_found_in)
+        return passed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a spawned process gets: all but batches that cannot be pickled."""
+        return {**self.__dict__, "_batches": leave_out_unpicklable(self._batches)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ProbeBatch:
+        """Return the probe itself, which nothing changes, with all of its batches."""
+        return self
 
     @classmethod
     def from_files(
@@ -279,25 +369,17 @@ class ProbeBatch:
             FileNotFoundError: A file does not exist.
             ValueError: A file is not a readable image, or a mask does not fit its photo.
         """
-        if isinstance(paths, str | Path):
-            raise TypeError(f"`paths` must be a list of files, got {paths!r}; pass [{paths!r}].")
-        photos = [read_photo(path) for path in paths]
-        if not photos:
-            raise ValueError(
-                "`paths` must name at least one photo, got an empty list. Does the pattern match?"
-            )
-        cut = partial(to_tensor, size=size, transform=transform, mean=mean, std=std)
-        known = normalisation(mean, std) if transform is None else find_normalisation(transform)
-        stems = [Path(path).stem for path in paths]
-        return cls(
-            stack_photos([cut(photo) for photo in photos]),
-            None if labels is None else as_labels(labels),
-            class_names=class_names,
-            names=names or (stems if len(set(stems)) == len(stems) else None),
-            masks=_read_masks(masks or {}, photos, size, transform),
-            mean=None if known is None else known[0],
-            std=None if known is None else known[1],
+        read = read_photos(
+            paths,
+            size,
+            mean=mean,
+            std=std,
+            transform=transform,
+            labels=labels,
+            names=names,
+            masks=masks,
         )
+        return cls(**read, class_names=class_names)
 
     @classmethod
     def from_folder(
@@ -330,25 +412,8 @@ class ProbeBatch:
             ValueError: There are no class folders, a class has no photos, or a photo cannot be
                 read.
         """
-        paths, labels, class_names = list_photos(root)
-        seen: Counter[int] = Counter()
-        chosen = []
-        for path, label in zip(paths, labels, strict=True):
-            seen[label] += 1
-            if per_class is None or seen[label] <= per_class:
-                chosen.append((path, label))
-        found = [find_mask(path, root, masks) for path, _ in chosen] if masks is not None else None
-        return cls.from_files(
-            [path for path, _ in chosen],
-            size,
-            mean=mean,
-            std=std,
-            transform=transform,
-            labels=[label for _, label in chosen],
-            class_names=class_names,
-            names=[f"{path.parent.name} {path.stem}" for path, _ in chosen],
-            masks=None if found is None else {region: found},
-        )
+        chosen = choose_photos(root, per_class, masks, region)
+        return cls.from_files(**chosen, size=size, mean=mean, std=std, transform=transform)
 
     def save(self, path: str | Path) -> None:
         """Write the probe to one safetensors file, whole or not at all.
@@ -357,14 +422,7 @@ class ProbeBatch:
             ValueError: The probe is larger than :data:`files.MAX_TENSORS`, the most that
                 :meth:`load` reads.
         """
-        tensors = _tensors(self)
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        if size > MAX_TENSORS - MAX_JSON:
-            raise ValueError(
-                f"a probe of {size:,} bytes is larger than the {MAX_TENSORS:,} bytes that `load` "
-                "reads. Take fewer images, or smaller ones."
-            )
-        write_whole(Path(path), tensor_bytes({"probe": _metadata(self)}, tensors))
+        write_state(path, self.state())
 
     @classmethod
     def load(cls, path: str | Path) -> ProbeBatch:
@@ -374,63 +432,14 @@ class ProbeBatch:
             FileNotFoundError: There is no such file.
             ValueError: The file is damaged, or is not a probe.
         """
-        try:
-            metadata, tensors = read_tensors(Path(path))
-            return cls.from_state({"tensors": tensors, **metadata["probe"]})
-        except UNREADABLE as error:
-            if not Path(path).exists():
-                raise FileNotFoundError(
-                    f"no probe at {path}. `ProbeBatch.save` writes one."
-                ) from error
-            why = summarise(error.__cause__ or error).rstrip(".")
-            raise ValueError(
-                f"{path} is not a probe written by `ProbeBatch.save`, or it is damaged: {why}. "
-                "Save the probe again."
-            ) from error
+        with unreadable_explained(path):
+            return cls.from_state(read_state(path))
 
     def state(self) -> dict[str, Any]:
         """The probe as tensors and primitives, for checkpoints loaded with ``weights_only``."""
-        return {"tensors": _tensors(self), **_metadata(self)}
+        return pack(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ProbeBatch:
         """Rebuild a probe from its :meth:`state`."""
-        tensors = dict(state["tensors"])
-        images, labels = tensors.pop("images"), tensors.pop("labels", None)
-        masks = {name.removeprefix("mask:"): mask.bool() for name, mask in tensors.items()}
-        metadata = {key: state[key] for key in _METADATA}
-        return cls(images, labels, masks=masks, **metadata)
-
-
-def _read_masks(
-    masks: Mapping[str, Sequence[str | Path]],
-    photos: Sequence[Image.Image],
-    size: int | tuple[int, int],
-    transform: Callable[[Any], Any] | None,
-) -> dict[str, Tensor]:
-    """Read the mask files of each region, resized and cropped like their photos."""
-    regions = {}
-    for region, paths in masks.items():
-        if len(paths) != len(photos):
-            raise ValueError(
-                f"`masks[{region!r}]` must name one file for each of {len(photos)} photos, in the "
-                f"same order, got {len(paths)}."
-            )
-        read = [read_mask(path, photo) for path, photo in zip(paths, photos, strict=True)]
-        regions[region] = torch.stack([mask_to_tensor(m, size, transform=transform) for m in read])
-    return regions
-
-
-def _tensors(probe: ProbeBatch) -> dict[str, Tensor]:
-    tensors = {"images": probe.images}
-    if probe.labels is not None:
-        tensors["labels"] = probe.labels
-    return tensors | {f"mask:{name}": mask for name, mask in probe.masks.items()}
-
-
-_METADATA = ("class_names", "names", "mean", "std")
-
-
-def _metadata(probe: ProbeBatch) -> dict[str, list[Any] | None]:
-    values = {key: getattr(probe, key) for key in _METADATA}
-    return {key: None if value is None else list(value) for key, value in values.items()}
+        return cls(**unpack(state))

@@ -1,111 +1,68 @@
-"""Choose items of a dataset for a probe, and find the images and labels in a batch."""
+"""What a dataset says about its items: their labels, the names of classes, the normalisation."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
-from lightning_saliency.errors import SaliencyError
+from lightning_saliency.probe.items import LABEL_KEYS
 from lightning_saliency.probe.transforms import find_normalisation
 
-_SAMPLED = 256  # items read, evenly spread, if a dataset does not list its labels
-_UNLABELLED = 8  # items chosen if their labels cannot be found
-_IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x", "input", "inputs")
-_LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
 
-
-def choose_items(dataset: Dataset[Any], per_class: int, count: int | None = None) -> list[int]:
-    """Choose the first ``per_class`` items of each class, at most ``count`` in total.
-
-    Without labels, choose the first ``count`` items, or the first eight.
+def list_classes(dataset: Any) -> list[int] | None:
+    """List the class of every item, if a dataset lists classes as its targets.
 
     Returns:
-        The indices of the items, sorted by class.
-
-    Raises:
-        TypeError: The dataset can only be iterated, or has no length.
-        SaliencyError: The dataset is empty.
+        One class per item of the dataset, which may be a ``Subset``; ``None`` if it lists none.
     """
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-        raise TypeError(
-            f"a probe cannot be chosen from {type(dataset).__name__}, which is iterable only. Pass "
-            "`probe=ProbeBatch(images, labels)` with images of your choice."
-        )
-    length = len(dataset)  # type: ignore[arg-type]
-    if length == 0:
-        raise SaliencyError(
-            f"{type(dataset).__name__} is empty, so there is nothing to explain. Is the path, or "
-            "the split, the right one?"
-        )
-    labels = _labels_by_item(dataset, length)
-    if not labels:
-        return list(range(min(length, count or _UNLABELLED)))
-    by_class: defaultdict[int, list[int]] = defaultdict(list)
-    for index, label in labels.items():
-        if len(by_class[label]) < per_class:
-            by_class[label].append(index)
-    # Take the first item of every class before the second of any, so that `count` cuts evenly.
-    rounds = (by_class[c][r : r + 1] for r in range(per_class) for c in sorted(by_class))
-    chosen = list(islice((index for found in rounds for index in found), count))
-    return sorted(chosen, key=lambda index: (labels[index], index))
-
-
-def collate_items(
-    dataset: Dataset[Any], indices: Sequence[int], collate_fn: Callable[[list[Any]], Any]
-) -> Any:
-    """Collate the items ``indices`` of ``dataset`` into a batch, as its loader would.
-
-    Raises:
-        ValueError: An index is out of range.
-    """
-    length = len(dataset)  # type: ignore[arg-type]
-    for index in indices:
-        if not 0 <= index < length:
-            raise ValueError(
-                f"`indices` must lie between 0 and {length - 1}, got {index}. They are positions "
-                "in the dataset, not classes."
-            )
-    return collate_fn([dataset[index] for index in indices])
-
-
-def _labels_by_item(dataset: Any, length: int) -> dict[int, int]:
-    """The label of each item, or of evenly spread items; empty if labels cannot be found."""
-    listed = _listed_labels(dataset)
-    if listed is not None:
-        return dict(enumerate(listed))
-    # The dataset may be sorted by class, so its first items alone would not do.
-    items = sorted({round(i * (length - 1) / (_SAMPLED - 1)) for i in range(_SAMPLED)})
-    # Without labels the list is empty, and so is the dict.
-    return dict(zip(items, _read_labels(dataset[i] for i in items), strict=False))
-
-
-def _listed_labels(dataset: Any) -> list[int] | None:
-    """The labels that a dataset, or what it is a subset of, lists in ``targets`` or ``labels``."""
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
-        return _as_integers(dataset.tensors[1])
     if isinstance(dataset, Subset):
-        labels = _listed_labels(dataset.dataset)
-        return None if labels is None else [labels[i] for i in dataset.indices]
-    for name in ("targets", "labels"):
-        listed = getattr(dataset, name, None)
-        if listed is not None and not callable(listed):
-            values = _as_integers(listed)
-            if values is not None and len(values) == len(dataset):
-                return values
+        classes = list_classes(dataset.dataset)
+        return None if classes is None else [classes[i] for i in dataset.indices]
+    read = (_as_integers(targets) for targets in _find_targets(dataset))
+    return next((classes for classes in read if classes is not None), None)
+
+
+def list_targets(dataset: Any, items: Sequence[int]) -> list[Any] | None:
+    """List the targets of some items of a dataset, in whatever form it keeps them.
+
+    Returns:
+        One target per item; ``None`` if the dataset, which may be a ``Subset``, lists none.
+    """
+    if isinstance(dataset, Subset):
+        return list_targets(dataset.dataset, [int(dataset.indices[i]) for i in items])
+    for targets in _find_targets(dataset):
+        with suppress(TypeError, ValueError, IndexError):
+            # A column of a table would look up its index, so numpy reads it first.
+            plain = isinstance(targets, Tensor | list | tuple)
+            rows = targets if plain else np.asarray(targets)
+            return [rows[i] for i in items]
     return None
 
 
+def _find_targets(dataset: Any) -> list[Any]:
+    """Find what a dataset lists of its items in ``targets`` and ``labels``, with one entry each."""
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        return [dataset.tensors[1]]
+    found = []
+    for name in ("targets", "labels"):
+        listed: Any = getattr(dataset, name, None)
+        if callable(listed) or isinstance(listed, str | Mapping):
+            continue
+        with suppress(TypeError):  # One of the two has no length.
+            if len(listed) == len(dataset):
+                found.append(listed)
+    return found
+
+
 def _as_integers(listed: Any) -> list[int] | None:
-    """One integer per item of a list, array, tensor or table column; ``None`` for anything else."""
+    """Read a list, array, tensor or table column of whole numbers; ``None`` for anything else."""
     if isinstance(listed, Tensor):
         listed = listed.tolist()
     if isinstance(listed, list | tuple) and (not listed or _as_integer(listed[0]) is None):
@@ -115,82 +72,49 @@ def _as_integers(listed: Any) -> list[int] | None:
         values = np.asarray(listed)
     except (TypeError, ValueError):  # The items have different lengths.
         return None
-    return values.tolist() if values.ndim == 1 and values.dtype.kind in "iu" else None
+    whole = values.dtype.kind in "iub" or (
+        values.dtype.kind == "f" and bool((values % 1 == 0).all())
+    )
+    return values.astype(int).tolist() if values.ndim == 1 and whole else None
 
 
 def _as_integer(value: Any) -> int | None:
+    """Read a whole number, such as 3, 1.0 or ``True``; ``None`` for anything else."""
     if isinstance(value, Tensor | np.ndarray):
         value = value.item() if math.prod(value.shape) == 1 else None
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if isinstance(value, Integral) or (isinstance(value, float | np.floating) and value % 1 == 0):
+        return int(value)
+    return None
 
 
-def _read_labels(items: Iterable[Any]) -> list[int]:
-    """The label of each item; an empty list as soon as an item has none."""
-    labels: list[int] = []
-    for item in items:
-        label = _read_label(item)
-        if label is None:
-            return []
-        labels.append(label)
-    return labels
+def guess_class(item: Any) -> int | None:
+    """Guess the class of an item, by which items are chosen for a probe.
 
-
-def _read_label(item: Any) -> int | None:
+    Only the most common places are looked at: the field that becomes the label in the end is found
+    in a batch, by :func:`items.find_labels`.
+    """
     found = None
     if isinstance(item, Mapping):
-        found = next((item[key] for key in _LABEL_KEYS if key in item), None)
+        found = next((item[key] for key in LABEL_KEYS if key in item), None)
     elif isinstance(item, tuple | list) and len(item) > 1:
         found = item[1]
     return _as_integer(found)
 
 
-def find_images_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Find the images ``(N, C, H, W)`` of a collated batch, and their labels if it has any.
-
-    Raises:
-        SaliencyError: The batch holds no images.
-    """
-    if isinstance(batch, Mapping):
-        images = next((batch[k] for k in _IMAGE_KEYS if k in batch), None)
-        labels = next((batch[k] for k in _LABEL_KEYS if k in batch), None)
-        rest = [labels, *batch.values()]
-    else:
-        items = list(batch) if isinstance(batch, tuple | list) else [batch]
-        images, rest = next((i for i in items if _is_images(i)), None), items
-    if images is None:
-        images = next((i for i in rest if _is_images(i)), None)
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        raise SaliencyError(
-            f"no images (N, C, H, W) in a batch that is {_describe_batch(batch)}. Pass "
-            "`probe=ProbeBatch(images, labels)` with the images to explain."
-        )
-    after = [item for item in rest if item is not images]
-    return images, next((f for i in after if (f := _as_labels(i, len(images))) is not None), None)
+def trace_positions(dataset: Any, items: Sequence[int]) -> list[list[int]]:
+    """Return the positions of items in a dataset, and in each that it is a ``Subset`` of."""
+    positions = [[int(i) for i in items]]
+    while isinstance(dataset, Subset):
+        positions.append([int(dataset.indices[i]) for i in positions[-1]])
+        dataset = dataset.dataset
+    return positions
 
 
-def _is_images(item: Any) -> bool:
-    return isinstance(item, Tensor) and item.ndim == 4 and item.is_floating_point()
-
-
-def _as_labels(item: Any, count: int) -> Tensor | None:
-    """``item`` if it can be the labels of ``count`` images, integers as ``(N,)``; else ``None``."""
-    if not isinstance(item, Tensor) or item.ndim == 0 or len(item) != count:
-        return None
-    if item.is_floating_point():
-        return item if item.ndim == 2 and bool(((item >= 0) & (item <= 1)).all()) else None
-    flat = item.reshape(count, -1)
-    if item.dtype == torch.bool or flat.shape[1] != 1 or bool((flat < 0).any()):
-        return None
-    return flat[:, 0]
-
-
-def _describe_batch(batch: Any) -> str:
-    if isinstance(batch, Mapping):
-        return "a dict with " + ", ".join(repr(k) for k in batch)
-    if isinstance(batch, tuple | list):
-        items = [tuple(i.shape) if isinstance(i, Tensor) else type(i).__name__ for i in batch]
-        return f"a {type(batch).__name__} of " + ", ".join(map(str, items))
-    return f"a {type(batch).__name__}"
+def renumbers(dataset: Any) -> bool:
+    """Return whether a dataset, or what it is a subset of, has a ``target_transform``."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return getattr(dataset, "target_transform", None) is not None
 
 
 def describe_dataset(dataset: Any, channels: int) -> dict[str, Any]:
@@ -208,6 +132,8 @@ def describe_dataset(dataset: Any, channels: int) -> dict[str, Any]:
         dataset = dataset.dataset
     known: dict[str, Any] = {}
     classes = getattr(dataset, "classes", None)
+    if isinstance(classes, np.ndarray):
+        classes = classes.tolist()
     if isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes):
         known["class_names"] = classes
     transforms = (getattr(dataset, name, None) for name in ("transform", "transforms"))

@@ -241,7 +241,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _find_opacity(mask: Image.Image) -> Image.Image | None:
-    """The opacity of each pixel; ``None`` if all are opaque, so that it marks no region."""
+    """Return the opacity of each pixel; ``None`` if all are opaque, so that it marks no region."""
     if not _may_be_transparent(mask):
         return None
     alpha = mask.convert("RGBA").getchannel("A")
@@ -249,7 +249,7 @@ def _find_opacity(mask: Image.Image) -> Image.Image | None:
 
 
 def _find_brightness(path: Path, mask: Image.Image) -> Image.Image:
-    """The brightness of each pixel.
+    """Return the brightness of each pixel.
 
     Raises:
         ValueError: The mask has colours, or its brightest pixel would count as outside.

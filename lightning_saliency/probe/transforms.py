@@ -145,6 +145,31 @@ def normalisation(
     return known
 
 
+def to_original_colours(
+    images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Tensor:
+    """Undo a normalisation, as far as it is known, for display.
+
+    Args:
+        images: ``(N, C, H, W)``, floating point.
+        mean: One value per channel. Without it, images within [0, 1] are returned as they are; if
+            any value lies outside, each image is scaled from its lowest to its highest value.
+        std: See ``mean``.
+
+    Returns:
+        ``(N, C, H, W)`` in [0, 1].
+    """
+    if mean is not None and std is not None:
+        shape = (1, -1, 1, 1)
+        images = images * torch.tensor(std).view(shape)
+        return (images + torch.tensor(mean).view(shape)).clamp(0, 1)
+    low = images.amin(dim=(1, 2, 3), keepdim=True)
+    high = images.amax(dim=(1, 2, 3), keepdim=True)
+    if low.min() >= 0 and high.max() <= 1:
+        return images
+    return (images - low) / (high - low).clamp(min=1e-12)
+
+
 def find_normalisation(transform: Any, channels: int = 3) -> Normalisation | None:
     """Find the mean and standard deviation that a transform, or one of its steps, normalises with.
 

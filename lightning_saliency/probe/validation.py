@@ -6,87 +6,74 @@ dtype, and ``ValueError`` for a wrong shape or value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional.arguments import check_images
+from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.functional.arguments import (
+    as_plain_tensor,
+    check_extras,
+    check_images,
+    looks_channels_last,
+    plain_tensor,
+    plain_text,
+)
+from lightning_saliency.functional.text import shorten
+from lightning_saliency.probe.labels import UNLABELLED, read_labels
+
+_LABELS_NAMED = 3  # in the default name of an image, which is a tag in the logger
+_LONGEST_LABEL = 24  # letters of each, if there are several
 
 
 def checked_images(images: Tensor) -> Tensor:
-    """Check that ``images`` can be explained, and copy them to the CPU."""
+    """Check that ``images`` can be explained, and copy them to the CPU as a plain tensor."""
     check_images(images)
     if not bool(torch.isfinite(images).all()):
         raise ValueError(
             "`images` must be finite, got NaN or infinite values. Look for a division by zero "
             "in their normalisation."
         )
-    return images.detach().to("cpu", copy=True).contiguous()
+    if looks_channels_last(images.shape):
+        warnings.warn(
+            f"`images` of shape {tuple(images.shape)} look like (N, H, W, C), but are read as "
+            "(N, C, H, W). If the channels come last, pass `images.permute(0, 3, 1, 2)`; if the "
+            "model takes them last as well, add "
+            "`forward=lambda model, images: model(images.permute(0, 2, 3, 1))`.",
+            SaliencyWarning,
+            stacklevel=4,  # the call of `ProbeBatch`
+        )
+    return plain_tensor(images).detach().to("cpu", copy=True).contiguous()
 
 
-def checked_labels(labels: Tensor, count: int, num_classes: int | None) -> Tensor:
-    """Check labels and copy them to the CPU: int64, or float32 if an image may have several.
+def checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) -> Tensor | None:
+    """Read labels as :func:`labels.read_labels` does, and check them against the class names.
 
-    Args:
-        labels: ``(N,)`` integers, or ``(N, num_classes)`` floating point.
-        count: Number of images, N.
-        num_classes: Number of class names, if there are class names.
+    Returns:
+        ``(N,)`` int64, or ``(N, num_classes)`` float32 if an image may have several labels;
+        ``None`` if no image has a label.
     """
-    if not isinstance(labels, Tensor) or labels.dtype == torch.bool:
-        raise TypeError(
-            "`labels` must be an int64 tensor of classes, got "
-            f"{getattr(labels, 'dtype', type(labels).__name__)}. Pass `torch.tensor(labels)`."
-        )
-    _check_shape_of_labels(labels, count)
-    labels = labels.detach().to("cpu", copy=True)
-    if labels.is_floating_point():
-        return labels.float()
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (num_classes is not None and high >= num_classes):
-        highest = "…" if num_classes is None else num_classes - 1
-        remedy = "" if num_classes is None else " Give every class a name in `class_names`."
+    num_classes = None if class_names is None else len(class_names)
+    column = isinstance(labels, Tensor) and labels.shape == (count, 1)
+    if num_classes == 1 and column and labels.is_floating_point():
+        # The one class has a name, so a column says which images have it: not class 0 or 1.
+        return plain_tensor(labels).detach().to("cpu", torch.float32, copy=True)
+    read = read_labels(labels, count)
+    if read.ndim == 2:
+        return read
+    if bool((read == UNLABELLED).all()):
+        return None
+    if num_classes is not None and int(read.max()) >= num_classes:
         raise ValueError(
-            f"`labels` must be classes from 0 to {highest}, got {low} to {high}.{remedy}"
+            f"`labels` must be classes from 0 to {num_classes - 1}, got {int(read.min())} to "
+            f"{int(read.max())}. Give every class a name in `class_names`."
         )
-    return labels.long()
-
-
-def _check_shape_of_labels(labels: Tensor, count: int) -> None:
-    several = labels.is_floating_point()
-    if labels.ndim == (2 if several else 1) and len(labels) == count:
-        return
-    shape = "(N, num_classes)" if several else "(N,)"
-    remedy = "Pass one label per image."
-    if several and labels.ndim == 1:
-        remedy = "Classes are integers: `labels.long()`."
-    raise ValueError(
-        f"`labels` of dtype {labels.dtype} must have shape {shape} with N = {count}, got "
-        f"{tuple(labels.shape)}. {remedy}"
-    )
-
-
-def as_labels(labels: Sequence[int] | Tensor) -> Tensor:
-    """Convert labels to a tensor; if given names, raise and point to `class_index`."""
-    try:
-        return torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"`labels` must be class indices, got {labels!r}. Number the names in "
-            "`class_names`; `class_index` finds ImageNet's."
-        ) from error
-
-
-def stack_photos(photos: Sequence[Tensor]) -> Tensor:
-    """Stack photos, which must all have the same shape, into one batch."""
-    shapes = sorted({tuple(photo.shape) for photo in photos})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"`transform` must bring all photos to one size, got {shapes[0]} and {shapes[-1]}. "
-            "End the transform with a crop, such as `transforms.CenterCrop(224)`."
-        )
-    return torch.stack(list(photos))
+    return read
 
 
 def checked_names(names: Sequence[str], count: int) -> tuple[str, ...]:
@@ -106,52 +93,128 @@ def checked_names(names: Sequence[str], count: int) -> tuple[str, ...]:
     return names
 
 
-def checked_strings(argument: str, value: Any) -> tuple[str, ...]:
-    """Check that ``value`` is a list of strings that can be written as UTF-8."""
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise TypeError(
-            f"`{argument}` must be a list of strings, got {value!r}. Pass one name per item."
+def default_name(image: int, labels: Sequence[str]) -> str:
+    """Name an image by its number and its labels; of many, by the first three."""
+    if len(labels) > 1:
+        labels = [shorten(label, _LONGEST_LABEL) for label in labels]
+    if len(labels) > _LABELS_NAMED:
+        labels = [*labels[:_LABELS_NAMED], f"{len(labels) - _LABELS_NAMED} more"]
+    return " · ".join([f"image {image}", *labels])
+
+
+def checked_class_names(names: Any) -> tuple[str, ...]:
+    """Check class names, which may also be a dict between classes and names.
+
+    Args:
+        names: A list; or a dict from each class ``0…n-1`` to its name, or from names to classes,
+            in any order.
+    """
+    if not isinstance(names, Mapping):
+        return checked_strings("class_names", names)
+    pairs = list(names.items())
+    if all(isinstance(name, str) and _is_class(index) for name, index in pairs):
+        pairs = [(index, name) for name, index in pairs]
+    by_class = {int(index): name for index, name in pairs if _is_class(index)}
+    if sorted(by_class) != list(range(len(pairs))):
+        raise ValueError(
+            f"`class_names` as a dict must name each class from 0 to {len(pairs) - 1}, got the "
+            f"keys {', '.join(map(repr, names))}. Pass a list of names in the order of the classes."
         )
-    for item in value:
+    return checked_strings("class_names", [by_class[index] for index in range(len(pairs))])
+
+
+def _is_class(key: Any) -> bool:
+    return isinstance(key, Integral) and not isinstance(key, bool)
+
+
+def checked_strings(argument: str, value: Any) -> tuple[str, ...]:
+    """Check that ``value`` holds strings that can be written as UTF-8; return them as ``str``."""
+    if isinstance(value, set | frozenset):
+        raise TypeError(
+            f"`{argument}` must be a list of strings, got {value!r}. A set has no order: pass a "
+            "list, in the order of the classes or images."
+        )
+    listed = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+    items = list(value) if listed else value  # a generator can be read only once
+    if not listed or not all(isinstance(item, str) for item in items):
+        raise TypeError(
+            f"`{argument}` must be a list of strings, got {items!r}. Pass one name per item."
+        )
+    strings = tuple(map(plain_text, items))
+    for item in strings:
         if not item.isascii() and item.encode(errors="ignore").decode() != item:
             raise ValueError(
                 f"`{argument}` must be text that can be written as UTF-8, got {item!r}. Convert "
                 "a file name in another encoding with "
                 "`name.encode(errors='replace').decode()`."
             )
-    return tuple(value)
+    return strings
 
 
-def checked_masks(masks: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-    """Check that masks have the size of the images, and copy them to the CPU."""
+def checked_masks(masks: Any, images: Tensor) -> dict[str, Tensor]:
+    """Check that masks have the size of the images, and copy them to the CPU as plain tensors."""
+    if masks is None:
+        return {}
+    if not isinstance(masks, Mapping) or not all(isinstance(name, str) for name in masks):
+        got = f"the keys {list(masks)!r}" if isinstance(masks, Mapping) else type(masks).__name__
+        raise TypeError(
+            f"`masks` must be a dict from the name of a region to its masks, got {got}. Pass "
+            "`masks={'object': mask}` with a bool tensor (N, H, W)."
+        )
     count, _, height, width = images.shape
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(
-                f"`masks[{name!r}]` must be a bool tensor, got "
+                f"`masks[{plain_text(name)!r}]` must be a bool tensor, got "
                 f"{getattr(mask, 'dtype', type(mask).__name__)}. Use `mask > 0`."
             )
         if tuple(mask.shape) != (count, height, width):
             raise ValueError(
-                f"`masks[{name!r}]` must have shape {(count, height, width)}, as the images have, "
-                f"got {tuple(mask.shape)}. A mask has no channels and is cropped like its image."
+                f"`masks[{plain_text(name)!r}]` must have shape {(count, height, width)}, as the "
+                f"images have, got {tuple(mask.shape)}. A mask has no channels and is cropped like "
+                "its image."
             )
-    return {name: mask.detach().to("cpu", copy=True) for name, mask in masks.items()}
+    return {
+        plain_text(name): plain_tensor(mask).detach().to("cpu", copy=True)
+        for name, mask in masks.items()
+    }
 
 
 def checked_normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+    mean: Any, std: Any, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Check that ``mean`` and ``std`` have one value for each channel."""
+    """Check that ``mean`` and ``std`` have one finite value per channel, or one for all."""
     if mean is None or std is None:
         raise ValueError(
             "`mean` and `std` must be given together. Pass both as in "
             "`transforms.Normalize(mean, std)`, or neither."
         )
-    mean, std = tuple(float(m) for m in mean), tuple(float(s) for s in std)
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    means, stds = (_read_channels(values, channels) for values in (mean, std))
+    finite = all(map(math.isfinite, means + stds))
+    if len(means) != channels or len(stds) != channels or not finite or min(stds) <= 0:
         raise ValueError(
-            f"`mean` and `std` must have one value for each of {channels} channel(s), `std` above "
-            f"0, got {mean} and {std}. Use those of `transforms.Normalize` in training."
+            f"`mean` and `std` must have one finite value for each of {channels} channel(s), `std` "
+            f"above 0, got {means} and {stds}. Use those of `transforms.Normalize` in training."
         )
-    return mean, std
+    return means, stds
+
+
+def _read_channels(values: Any, channels: int) -> tuple[float, ...]:
+    """Read one number per channel; a single number is repeated."""
+    try:
+        read = as_plain_tensor(values).double()
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`mean` and `std` must be numbers, one per channel, got {values!r}. Use those of "
+            "`transforms.Normalize` in training."
+        ) from error
+    return tuple(read.expand(channels).tolist() if read.ndim == 0 else read.flatten().tolist())
+
+
+def checked_extras(extras: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Check the further inputs of a model, and copy them to the CPU; see :func:`check_extras`."""
+    check_extras(extras, count)
+    return {
+        name: plain_tensor(rows.detach()).to("cpu", copy=True).contiguous()
+        for name, rows in extras.items()
+    }

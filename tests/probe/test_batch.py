@@ -9,7 +9,7 @@ import torch
 from paths import FIXTURES
 
 from lightning_saliency import ProbeBatch
-from lightning_saliency.probe import batch
+from lightning_saliency.probe import state
 from lightning_saliency.record.run import open_run
 from lightning_saliency.storage import files
 
@@ -43,7 +43,7 @@ def test_a_file_over_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_probe_over_the_limit_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batch, "MAX_TENSORS", batch.MAX_JSON + 600)
+    monkeypatch.setattr(state, "MAX_TENSORS", state.MAX_JSON + 600)
     with pytest.raises(ValueError, match=r"a probe of 656 bytes is larger than .* Take fewer"):
         make_probe().save(tmp_path / "probe.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -54,3 +54,14 @@ def test_a_folder_is_not_a_probe_and_a_missing_file_is_named(tmp_path: Path):
         ProbeBatch.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no probe at"):
         ProbeBatch.load(tmp_path / "probe.safetensors")
+
+
+def test_the_default_names_of_images_with_many_labels_are_short_and_unique():
+    names = [f"a class with quite a long name {i}" for i in range(40)]
+    probe = ProbeBatch(torch.zeros(3, 1, 4, 4), torch.ones(3, 40), class_names=names)
+    assert probe.names == tuple(
+        f"image {image} · " + " · ".join(["a class with quite a lo…"] * 3) + " · 37 more"
+        for image in range(3)
+    )
+    few = ProbeBatch(torch.zeros(1, 1, 4, 4), (torch.arange(40) < 3).float()[None])
+    assert few.names == ("image 0 · class 0 · class 1 · class 2",)

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from training import fit
 
 from lightning_saliency import ProbeBatch, SaliencyCallback
-from lightning_saliency.probe.datasets import choose_items
+from lightning_saliency.probe.reading import Reader
 
 
 class Column:
@@ -69,7 +69,8 @@ SPREAD, FIRST = [4, 2, 0], [0, 1, 2]
         pytest.param(torch.rand(6), FIRST, id="tensor-of-numbers"),
         pytest.param([[1], [1, 2], [], [1], [2], [3]], FIRST, id="lists"),
         pytest.param([1, "b", None, 2, [3], 4], FIRST, id="of-all-kinds"),
-        pytest.param([True, False] * 3, FIRST, id="yes-and-no"),
+        pytest.param([True, False] * 3, [1, 0], id="yes-and-no"),
+        pytest.param(np.array([0.0, 1.0] * 3), [0, 1], id="yes-and-no-of-a-bce"),
         pytest.param(torch.zeros(6, 3), FIRST, id="several-labels"),
         pytest.param({"a": 1}, FIRST, id="dict"),
         pytest.param([1, 2], FIRST, id="too-few"),
@@ -77,8 +78,8 @@ SPREAD, FIRST = [4, 2, 0], [0, 1, 2]
     ],
 )
 def test_listed_labels(kept: Any, chosen: list[int]):
-    assert choose_items(Kept(kept), 1, 3) == chosen
-    assert choose_items(Subset(Kept(kept), torch.arange(6)), 1, 3) == chosen
+    assert Reader(Kept(kept)).choose(1, 3) == chosen
+    assert Reader(Subset(Kept(kept), torch.arange(6))).choose(1, 3) == chosen
 
 
 @pytest.mark.parametrize(
@@ -91,14 +92,14 @@ def test_listed_labels(kept: Any, chosen: list[int]):
     ],
 )
 def test_labels_of_items(labels: list[Any]):
-    assert choose_items(Kept(None, labels), 1, 3) == SPREAD
+    assert Reader(Kept(None, labels)).choose(1, 3) == SPREAD
     assert ProbeBatch.from_dataset(Kept(None, labels)).labels.tolist() == [0, 1, 2]
 
 
 def test_labels_of_a_tensor_dataset():
     images = torch.rand(6, 1, 2, 2)
-    assert choose_items(TensorDataset(images, torch.tensor(LABELS)), 1) == SPREAD
-    assert choose_items(TensorDataset(images, torch.rand(6)), 1, 3) == FIRST
+    assert Reader(TensorDataset(images, torch.tensor(LABELS))).choose(1) == SPREAD
+    assert Reader(TensorDataset(images, torch.rand(6))).choose(1, 3) == FIRST
 
 
 class Jittered:
