@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.logits import Forward, call_plainly
+from lightning_saliency.attribution.failures import saying_what_failed
+from lightning_saliency.attribution.inputs import as_images
+from lightning_saliency.attribution.logits import Forward
 from lightning_saliency.attribution.passes import Attributions, PassOptions, Request, compute
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import Targets
+from lightning_saliency.errors import SaliencyError
+from lightning_saliency.isolation.tensors import named_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +33,10 @@ class Explanation(Attributions):
     Attributes:
         attributions: For each rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
         targets: ``(N, K)`` int64, the class that each attribution explains.
-        logits: ``(N, num_classes)``, the model's output for the images.
+        logits: ``(N, num_classes)``, the model's output for the images, or the logits under the
+            softmax or sigmoid that it ends in.
         coverage: How the activations between the images and the logits were treated.
+        activation: That ``"softmax"`` or ``"sigmoid"``; ``None`` if the model returns logits.
     """
 
     def plot(self, probe: ProbeBatch | Tensor, **options: Any) -> Figure:
@@ -43,17 +50,26 @@ class Explanation(Attributions):
         # Import Matplotlib only when something is drawn, because that takes long.
         from lightning_saliency.draw.figure import plot
 
+        if self.activation is not None:
+            options.setdefault("multi_label", self.activation == "sigmoid")
         return plot(self.attributions, self.targets, self.logits, probe, **options)
+
+    def _repr_png_(self) -> bytes:
+        """A small picture of some of the maps, which notebooks show."""
+        from lightning_saliency.draw.preview import preview
+
+        return preview(self.attributions, self.targets, self.logits)
 
 
 def explain(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | np.ndarray[Any, Any],
     targets: Targets = "all",
     *,
     rules: Sequence[Rule] = ("guided_backprop",),
     forward: Forward | None = None,
     chunk_size: int | None = None,
+    extras: Mapping[str, Tensor] | None = None,
 ) -> Explanation:
     """Attribute the logits of ``model`` to the pixels of ``images``.
 
@@ -62,29 +78,35 @@ def explain(
     (it runs eagerly here), and ``explain`` may be called under ``no_grad`` or ``inference_mode``.
 
     Args:
-        model: Any module. Its logits are the output itself, the first item of a tuple, the entry
-            ``"logits"`` of a dict or the attribute ``.logits`` of an object.
-        images: ``(N, C, H, W)``, floating point, normalised as the model expects them. They are
-            moved to the model's device.
+        model: Any module. Its logits are the output itself, an item of a tuple, the entry
+            ``"logits"`` of a dict or the attribute ``.logits`` of an object. If the output is a
+            softmax or sigmoid, the logits under it are explained.
+        images: ``(N, C, H, W)``, floating point, normalised as the model expects them; a tensor or
+            a numpy array. They are moved to the model's device and cast to its precision.
         targets: The classes to explain: ``"all"``; ``"predicted"``; one class for all images; or
-            an int64 tensor ``(N,)`` or ``(N, K)``, in which -1 stands for the strongest class that
-            its row does not name. The only target of a model with one logit is 0.
+            integers ``(N,)`` or ``(N, K)``, a tensor, array or list, in which -1 stands for the
+            strongest class that its row does not name. The only target of a model with one logit
+            is 0.
         rules: Any of ``"guided_backprop"``, ``"gradient"`` and ``"deconvnet"``; see :mod:`rules`.
-        forward: ``forward(model, images)`` returns the logits, for a model that takes other
-            arguments or returns something else. By default, ``model(images)`` is called.
+        forward: ``forward(model, images, **extras)`` returns the logits, for a model that takes
+            other arguments or returns something else. By default, ``model(images, **extras)`` is
+            called.
         chunk_size: The number of images in one forward pass; all of them by default. If memory runs
             out, it is halved with a warning.
+        extras: Further inputs of the model, such as metadata: for each name, a tensor with one row
+            per image. They are passed as keyword arguments, by rows like the images.
 
     Returns:
         The attributions, targets and logits, on the model's device. Attributions have the precision
-        of the images, but at least float32.
+        of the model, but at least float32.
 
     Raises:
         TypeError: ``model`` is not a module, the images are not a floating-point tensor, or the
             targets are not integers.
         ValueError: A shape is wrong, a class is out of range, or a rule is unknown.
         SaliencyError: The logits were not found or do not depend on the images, the graph hides
-            the activations that a rule needs, or memory ran out for a single image.
+            the activations that a rule needs, the model has lazy layers without weights, or memory
+            ran out for a single image.
 
     Example:
         >>> import torch
@@ -98,6 +120,29 @@ def explain(
     """
     if isinstance(rules, str):
         raise ValueError(f"`rules` must be a tuple such as ('gradient',), got {rules!r}.")
-    options = PassOptions(forward or call_plainly, chunk_size)
-    (found,) = compute(options, model, images, [Request(tuple(rules), targets)])
-    return Explanation(found.attributions, found.targets, found.logits, found.coverage)
+    called = _refuse_new_weights(saying_what_failed(forward, of_probe=False))
+    options = PassOptions(called, chunk_size)
+    tensor: Any = as_images(images, model) if isinstance(model, nn.Module) else images
+    (found,) = compute(options, model, tensor, [Request(tuple(rules), targets)], extras)
+    return Explanation(
+        found.attributions, found.targets, found.logits, found.coverage, found.activation
+    )
+
+
+def _refuse_new_weights(forward: Forward) -> Forward:
+    """Refuse a model whose weights are made by its first forward pass, and which has had none."""
+
+    def checked(model: nn.Module, images: Tensor, **extras: Tensor) -> Any:
+        before = named_weights(model)
+        output = forward(model, images, **extras)
+        made = sorted(named_weights(model) - before)
+        if made:
+            # They are random, and are undone with everything else that the pass has changed.
+            raise SaliencyError(
+                f"{type(model).__name__} makes weights in its first forward pass ({made[0]}, …), "
+                "so there is nothing to explain yet. Run one batch through it first: "
+                "`model(images)`."
+            )
+        return output
+
+    return checked

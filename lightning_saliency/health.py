@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lightning_saliency.attribution.failures import saying_what_failed
 from lightning_saliency.attribution.logits import Forward, count_classes, find_logits
 from lightning_saliency.attribution.passes import Attributions, PassOptions, Request, compute
 from lightning_saliency.attribution.rules import Rule
@@ -87,7 +88,8 @@ def health(
             no labels.
         rule: The rule of the maps.
         untrained: The ``state_dict`` from before training.
-        forward: ``forward(model, images)`` returns the logits.
+        forward: ``forward(model, images, **extras)`` returns the logits, with the extras of
+            ``probe``.
 
     Raises:
         ValueError: The model has no layer that can be reinitialised.
@@ -122,10 +124,10 @@ class _Called(nn.Module):
 
     def __init__(self, model: nn.Module, forward: Forward | None) -> None:
         super().__init__()
-        self.model, self.call = model, forward
+        self.model, self.call = model, saying_what_failed(forward)
 
-    def forward(self, images: Tensor) -> object:
-        return self.model(images) if self.call is None else self.call(self.model, images)
+    def forward(self, images: Tensor, **extras: Tensor) -> object:
+        return self.call(self.model, images, **extras)
 
 
 def _find_last_layer(called: _Called, probe: ProbeBatch, layers: Mapping[str, nn.Module]) -> str:
@@ -139,7 +141,7 @@ def _find_last_layer(called: _Called, probe: ProbeBatch, layers: Mapping[str, nn
     """
     found = list(layers)[-1]
 
-    def forward(model: nn.Module, images: Tensor) -> Tensor:
+    def forward(model: nn.Module, images: Tensor, **extras: Tensor) -> Tensor:
         nonlocal found
         ran: list[str] = []
         with ExitStack() as stack:
@@ -147,11 +149,12 @@ def _find_last_layer(called: _Called, probe: ProbeBatch, layers: Mapping[str, nn
                 layer.requires_grad_(True)  # `count_classes` restores it
                 hook = layer.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
                 stack.callback(hook.remove)
-            logits = find_logits(model(images), len(images))
+            output = model(images, **extras)
+            logits = find_logits(output, len(images), probe.num_classes)
         found = next((name for name in reversed(ran) if _contributes(layers[name], logits)), found)
         return logits
 
-    count_classes(called, probe.images, forward)
+    count_classes(called, probe.images, forward, extras=probe.extras)
     return found
 
 
@@ -186,10 +189,11 @@ def _explain_with(
     """Explain ``called`` as if it had the weights in ``state``, which may be some or none."""
     replaced = {f"model.{name}": value for name, value in state.items()}
 
-    def forward(model: nn.Module, images: Tensor) -> object:
-        return functional_call(model, replaced, (images,))
+    def forward(model: nn.Module, images: Tensor, **extras: Tensor) -> object:
+        return functional_call(model, replaced, (images,), extras)
 
-    return compute(PassOptions(forward), called, probe.images, [Request((rule,), targets)])[0]
+    options, request = PassOptions(forward, classes=probe.num_classes), Request((rule,), targets)
+    return compute(options, called, probe.images, [request], probe.extras)[0]
 
 
 def _compare_with_other_class(

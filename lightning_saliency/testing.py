@@ -10,7 +10,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from lightning_saliency.attribution.logits import Forward, call_plainly, count_classes
+from lightning_saliency.attribution.failures import saying_what_failed
+from lightning_saliency.attribution.logits import Forward, count_classes
 from lightning_saliency.attribution.passes import PassOptions
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import STRONGEST
@@ -41,13 +42,14 @@ def assert_attention(
     """Fail the calling test if a run or a model looks elsewhere than good runs do.
 
     Args:
-        subject: The log folder of a recorded run; or a model, which is explained now and left as
-            it was found.
-        reference: A reference or its folder. It is never created if it is missing.
+        subject: The log folder of a recorded run, or its URL; or a model, which is explained now
+            and left as it was found.
+        reference: A reference, or its folder or URL. It is never created if it is missing.
         probe: The images of the reference, which a model needs.
         require: Sentences in addition to those of the reference.
         strict: Whether warnings are failures.
-        forward: For a model: ``forward(model, images)`` returns the logits.
+        forward: For a model: ``forward(model, images, **extras)`` returns the logits, with the
+            extras of ``probe``.
 
     Raises:
         AssertionError: The outcome is not a pass; the message is the full report.
@@ -89,7 +91,13 @@ def _build_observer(
     model: nn.Module, probe: ProbeBatch, reference: Reference, forward: Forward | None
 ) -> Observer:
     """Build an observer that measures what the runs of ``reference`` measured."""
-    one_logit = count_classes(model, probe.images, forward) == 1
+    passes = PassOptions(saying_what_failed(forward), classes=probe.num_classes)
+    one_logit = (
+        count_classes(
+            model, probe.images, passes.forward, extras=probe.extras, classes=passes.classes
+        )
+        == 1
+    )
     meter = Meter.for_probe(
         probe,
         _SIZE,
@@ -107,6 +115,6 @@ def _build_observer(
         targets=None if one_logit else classes[:, None],
         rules=(meter.rule,),
         size=_SIZE,
-        options=PassOptions(forward or call_plainly),
+        options=passes,
         meter=meter,
     )

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency import Explanation, explain
+from lightning_saliency import Explanation, SaliencyError, explain
 from lightning_saliency.attribution.rules import RULES
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.functional.maps import REDUCTIONS, reduce_channels
@@ -131,6 +132,128 @@ def test_logits_are_explained_not_probabilities():
     found = explain(Net(lambda logits: 1000 * logits), images(), 0, rules=("gradient",))
     expected = explain(Net(), images(), 0, rules=("gradient",))
     torch.testing.assert_close(found["gradient"], 1000 * expected["gradient"])
+
+
+# --- what converts without doubt
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        pytest.param(lambda x: x.numpy(), id="array"),
+        pytest.param(lambda x: x.double().numpy(), id="array-of-float64"),
+        pytest.param(lambda x: x.numpy().astype(">f4"), id="array-of-other-byte-order"),
+        pytest.param(lambda x: x.numpy()[:, :, ::-1].copy()[:, :, ::-1], id="reversed-array"),
+        pytest.param(lambda x: x.double(), id="float64"),
+        pytest.param(lambda x: x.as_subclass(Tagged), id="subclass"),
+    ],
+)
+def test_images_become_tensors_in_the_precision_of_the_model(
+    convert: Callable[[Tensor], Any], every_class: Explanation
+):
+    found = explain(Net(), convert(images()))
+    assert type(found["guided_backprop"]) is Tensor
+    assert torch.equal(found["guided_backprop"], every_class["guided_backprop"])
+
+
+def test_images_are_cast_to_half_precision_if_the_model_is():
+    model = Net().to(torch.bfloat16)
+    found, expected = (explain(model, images().to(d)) for d in (torch.float32, torch.bfloat16))
+    assert torch.equal(found["guided_backprop"], expected["guided_backprop"])
+
+
+def test_a_model_of_several_precisions_gets_the_images_in_single_precision():
+    model = Net()
+    expected = explain(model, images())
+    model.extra = nn.Parameter(torch.zeros(1, dtype=torch.float16))
+    found = explain(model, images(dtype=torch.float64))
+    assert found.logits.dtype == torch.float32
+    torch.testing.assert_close(found.logits, expected.logits)
+
+
+def test_images_of_whole_numbers_are_not_converted():
+    with pytest.raises(TypeError, match=r"must be floating point.*got torch.uint8"):
+        explain(Net(), (images() * 50).abs().to(torch.uint8).numpy())
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        pytest.param(np.array([3, 0, 1, 2, 3]), id="array"),
+        pytest.param(np.array([[3], [0], [1], [2], [3]], dtype=np.int16), id="columns"),
+        pytest.param([3, 0, 1, 2, 3], id="list"),
+        pytest.param((3, 0, 1, 2, np.int64(3)), id="tuple"),
+        pytest.param([[3], [0], [1], [2], [3]], id="list-of-rows"),
+        pytest.param([torch.tensor(3), 0, 1, 2, 3], id="list-with-a-tensor"),
+    ],
+)
+def test_targets_may_be_arrays_and_lists(targets: Any):
+    assert explain(Net(), images(), targets).targets.flatten().tolist() == [3, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("target", [np.int64(2), np.array(2), torch.tensor(2)])
+def test_one_class_may_be_an_integer_of_any_kind(target: Any):
+    assert explain(Net(), images(), target).targets.tolist() == [[2]] * N
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        pytest.param([0.5] * N, TypeError, "got torch.float32", id="floats"),
+        pytest.param([True] * N, TypeError, "got torch.bool", id="bools"),
+        pytest.param(["cat"] * N, TypeError, "got list", id="names"),
+        pytest.param([[1], [1, 2]], TypeError, "got list", id="ragged"),
+        pytest.param(np.float64(1), TypeError, "got float", id="a-float"),
+        pytest.param([], ValueError, r"got \(0,\)", id="empty"),
+        pytest.param([1, 2], ValueError, r"have shape \(5,\) .* got \(2,\)", id="too-few"),
+        pytest.param(np.int64(-2), ValueError, "at least 0, got -2", id="negative"),
+    ],
+)
+def test_targets_that_do_not_convert_are_refused(
+    targets: Any, error: type[Exception], message: str
+):
+    with pytest.raises(error, match=f"^`targets` must .*{message}"):
+        explain(Net(), images(), targets)
+
+
+class Tagged(Tensor):
+    """A tensor with metadata, such as MONAI's ``MetaTensor``."""
+
+
+def test_a_subclass_of_tensors_does_not_hide_activations_in_place():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    expected = explain(model, images())
+    for found in (
+        explain(model, images().as_subclass(Tagged)),
+        explain(model, images(), forward=lambda m, x: m(x).as_subclass(Tagged)),
+    ):
+        assert found.coverage.guided == {"Relu": 1}
+        assert found.coverage.hidden == {}
+        assert type(found.logits) is Tensor
+        assert torch.equal(found["guided_backprop"], expected["guided_backprop"])
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu().mean(dim=(2, 3))
+        if self.head is None:
+            self.head = nn.Linear(4, CLASSES)
+        return self.head(x)
+
+
+def test_a_model_without_weights_is_refused_and_the_remedy_works():
+    model = Lazy()
+    for _ in range(2):  # the first one leaves it as it was
+        with pytest.raises(SaliencyError, match=r"^Lazy makes weights in its first .*head.bias"):
+            explain(model, images())
+    model(images())
+    assert explain(model, images()).coverage.guided == {"Relu": 1}
 
 
 # --- chunks

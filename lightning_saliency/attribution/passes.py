@@ -13,12 +13,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.diagnostics import check_graph, warn, warn_of_doubts
-from lightning_saliency.attribution.logits import Forward, find_device, find_logits
+from lightning_saliency.attribution.diagnostics import (
+    check_graph,
+    note_output,
+    warn,
+    warn_of_doubts,
+)
+from lightning_saliency.attribution.heads import Activation, is_multi_label
+from lightning_saliency.attribution.logits import Extras, Forward, fit_to_model, run_forward
 from lightning_saliency.attribution.rules import RULES, Coverage, Graph, Rule
 from lightning_saliency.attribution.targets import Targets, as_columns, resolve_targets
 from lightning_saliency.errors import SaliencyError
-from lightning_saliency.functional.arguments import check_images
+from lightning_saliency.functional.arguments import check_extras, check_images
 from lightning_saliency.functional.maps import Reduce, reduce_channels
 from lightning_saliency.isolation.module import undisturbed
 
@@ -30,14 +36,17 @@ class Attributions:
     Attributes:
         attributions: For each rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
         targets: ``(N, K)`` int64, the class that each attribution explains.
-        logits: ``(N, num_classes)``, the model's output for the images.
+        logits: ``(N, num_classes)``, the model's output for the images, or the logits under the
+            softmax or sigmoid that it ends in.
         coverage: How the activations between the images and the logits were treated.
+        activation: That ``"softmax"`` or ``"sigmoid"``; ``None`` if the model returns logits.
     """
 
     attributions: Mapping[str, Tensor]
     targets: Tensor
     logits: Tensor
     coverage: Coverage = field(default_factory=Coverage)
+    activation: Activation | None = None
 
     def __getitem__(self, rule: str) -> Tensor:
         if rule not in self.attributions:
@@ -46,6 +55,14 @@ class Attributions:
                 f"ask for it with explain(…, rules=({rule!r},))"
             )
         return self.attributions[rule]
+
+    def multi_label(self, labelled: bool) -> bool:
+        """Return whether each logit has a probability of its own.
+
+        Args:
+            labelled: Whether the labels say so. An output of several probabilities knows better.
+        """
+        return is_multi_label(self.activation, self.logits, labelled)
 
     def maps(self, rule: str, reduce: Reduce = "abs_max") -> Tensor:
         """Reduce the attribution by ``rule`` to saliency maps ``(N, K, H, W)``.
@@ -60,15 +77,20 @@ class PassOptions:
     """Options of the passes that do not depend on the images.
 
     Attributes:
-        forward: ``forward(model, images)`` returns the logits.
+        forward: ``forward(model, images, **extras)`` returns the logits.
         chunk_size: Number of images in one forward pass; ``None`` takes all of them at once.
         alone: Whether no other process takes part in the passes. Only then may a process repeat a
             pass by itself, because a sharded model would wait for the other processes.
+        warned: The doubts that were warned of already; each is warned of once. ``None`` leaves it
+            to the warning filters how often a warning is shown.
+        classes: The number of classes, if known; see :func:`find_logits`.
     """
 
     forward: Forward
     chunk_size: int | None = None
     alone: bool = True
+    warned: set[str] | None = field(default=None, compare=False)
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if self.chunk_size is not None and self.chunk_size < 1:
@@ -96,7 +118,11 @@ class Request:
 
 
 def compute(
-    options: PassOptions, model: nn.Module, images: Tensor, requests: Sequence[Request]
+    options: PassOptions,
+    model: nn.Module,
+    images: Tensor,
+    requests: Sequence[Request],
+    extras: Extras | None = None,
 ) -> list[Attributions]:
     """Compute the attributions for each of ``requests``, and warn of what makes them doubtful.
 
@@ -105,6 +131,7 @@ def compute(
         model: Any module; it is left as it was found.
         images: ``(N, C, H, W)``, floating point; they are moved to the model's device.
         requests: What to explain.
+        extras: Further inputs of the model, one row per image.
 
     Returns:
         One item per request, in their order.
@@ -120,13 +147,16 @@ def compute(
             " pass the module it uses as `model` and call it in `forward=lambda model, images: …`."
         )
     check_images(images)
-    images = images.to(find_device(model, images))
+    check_extras({} if extras is None else extras, len(images))
+    images = fit_to_model(model, images)
+    extras = {name: rows.to(images.device) for name, rows in (extras or {}).items()}
     wanted = [as_columns(request.targets, images) for request in requests]
     with undisturbed(model):
-        chunks = list(_in_chunks(options, model, images, requests, wanted))
+        chunks = list(_in_chunks(options, model, images, extras, requests, wanted))
     explained = [_join(parts) for parts in zip(*chunks, strict=True)]
     attributions = [item for e in explained for item in e.attributions.items()]
-    warn_of_doubts(model, explained[0].coverage, attributions)
+    warn_of_doubts(model, explained[0].coverage, attributions, options.warned)
+    note_output(model, explained[0].logits, explained[0].activation)
     return explained
 
 
@@ -134,6 +164,7 @@ def _in_chunks(
     options: PassOptions,
     model: nn.Module,
     images: Tensor,
+    extras: Extras,
     requests: Sequence[Request],
     targets: Sequence[Tensor | None],
 ) -> Iterator[list[Attributions]]:
@@ -143,7 +174,8 @@ def _in_chunks(
         rows = slice(start, start + size)
         try:
             chunk = [None if t is None else t[rows] for t in targets]
-            yield _explain_chunk(options, model, images[rows], requests, chunk)
+            further = {name: extra[rows] for name, extra in extras.items()}
+            yield _explain_chunk(options, model, images[rows], further, requests, chunk)
         except torch.OutOfMemoryError as error:
             if size == 1 or not options.alone:
                 raise SaliencyError(_out_of_memory(options, size)) from error
@@ -170,23 +202,21 @@ def _explain_chunk(
     options: PassOptions,
     model: nn.Module,
     images: Tensor,
+    extras: Extras,
     requests: Sequence[Request],
     targets: Sequence[Tensor | None],
 ) -> list[Attributions]:
     """Run one forward pass, then the backward passes of each request."""
-    # Gradients are accumulated in at least float32. The model gets a copy of the leaf, because it
-    # may write to its input, which autograd forbids for a leaf.
-    leaf = images.detach().to(_at_least_single(images.dtype), copy=True).requires_grad_()
-    found = find_logits(options.forward(model, leaf.to(images.dtype, copy=True)), len(images))
-    logits = found.to(_at_least_single(found.dtype))
-    graph = Graph(logits, leaf)
+    run = run_forward(options.forward, model, images, extras, options.classes)
+    graph = Graph(run.output, run.leaf, run.head)
     check_graph(graph, {rule for request in requests for rule in request.rules})
-    scales = _SEED_SCALES if options.alone and found.dtype == torch.float16 else (1.0,)
+    scales = _SEED_SCALES if options.alone and run.half else (1.0,)
+    activation = None if run.head is None else run.head.activation
     explained = []
     for request, asked in zip(requests, targets, strict=True):
-        classes = resolve_targets(asked, logits.detach())
-        attributions = _attribute(graph, request.rules, leaf, logits, classes, scales)
-        explained.append(Attributions(attributions, classes, logits.detach(), graph.coverage))
+        classes = resolve_targets(asked, run.logits)
+        found = _attribute(graph, request.rules, run.leaf, run.output, classes, scales)
+        explained.append(Attributions(found, classes, run.logits, graph.coverage, activation))
     return explained
 
 
@@ -241,11 +271,6 @@ def _input_gradient(
     return gradient / scale if scale != 1 else gradient
 
 
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
-    """Return float64 for float64, and float32 for every lower precision."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _join(parts: Sequence[Attributions]) -> Attributions:
     """Concatenate the attributions of the chunks along the images."""
     if len(parts) == 1:
@@ -255,4 +280,5 @@ def _join(parts: Sequence[Attributions]) -> Attributions:
         torch.cat([p.targets for p in parts]),
         torch.cat([p.logits for p in parts]),
         parts[0].coverage,
+        parts[0].activation,
     )

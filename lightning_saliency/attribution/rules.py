@@ -42,14 +42,16 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
+from lightning_saliency.attribution.heads import Head
+from lightning_saliency.attribution.nodes import Gradients, name_node, name_operation
+
 Rule: TypeAlias = Literal["gradient", "guided_backprop", "deconvnet"]
 RULES: tuple[Rule, ...] = ("gradient", "guided_backprop", "deconvnet")
-
-Gradients: TypeAlias = tuple[Tensor | None, ...]
-
 
 # The sign of a rectifier's derivative, which decides how many clamps guided backprop needs.
 # "increasing" means that it is never negative, so that one clamp is enough. "activation" means that
@@ -113,42 +115,63 @@ _TRANSPARENT = frozenset(
         "RegisterPostBackwardFunctionBackward",  # FSDP2
     }
 )
-_TRANSPARENT_PREFIXES = ("GeneratedBackwardFor_torchvision_",)  # deform_conv2d, roi_align, …
+_GENERATED = "GeneratedBackwardFor_"  # before the name of an operator of `torch.library`
+_TRANSPARENT_PREFIXES = (_GENERATED + "torchvision_",)  # deform_conv2d, roi_align, …
 
 _CUDNN_RNN_RELU = 0  # cuDNN's `mode` for a recurrent layer whose nonlinearity is a ReLU
 
-_declared: dict[type, Kind | Literal["linear"]] = {}  # keyed by the autograd.Function subclass
+# Keyed by the autograd.Function subclass; by its name for an operator of `torch.library`, for which
+# torch makes such a class.
+_declared: dict[type | str, Kind | Literal["linear"]] = {}
 
 
-def declare(function: type[torch.autograd.Function], kind: Kind | Literal["linear"]) -> None:
-    """Declare what a custom ``autograd.Function`` computes, so that rules can treat it correctly.
+def declare(
+    function: type[torch.autograd.Function] | CustomOpDef | OpOverload | OpOverloadPacket,
+    kind: Kind | Literal["linear"],
+) -> None:
+    """Declare what a custom function computes, so that rules can treat it correctly.
 
     The declaration holds for the rest of the process.
 
     Args:
-        function: The class whose ``apply`` is called. An activation must be elementwise and take
-            its input as the first argument of ``forward``.
+        function: A subclass of ``torch.autograd.Function``, whose ``apply`` is called; or an
+            operator, such as ``torch.library.custom_op`` returns or ``torch.ops.mylib.swish``. An
+            activation must be elementwise and take its input as the first argument of ``forward``.
         kind: ``"activation"`` for a rectifier (ReLU, Swish, …); ``"increasing"`` for a rectifier
             whose derivative is never negative, which is slightly cheaper; ``"linear"`` for a
             function that contains no activation and keeps its own gradient.
 
     Raises:
-        TypeError: ``function`` is not a subclass of ``torch.autograd.Function``.
+        TypeError: ``function`` is neither such a class nor such an operator.
         ValueError: ``kind`` is not one of the three.
 
     Example:
         >>> class Swish(torch.autograd.Function): ...
         >>> declare(Swish, "activation")
     """
-    if not (isinstance(function, type) and issubclass(function, torch.autograd.Function)):
+    key = _name_operator(function)
+    if isinstance(function, type) and issubclass(function, torch.autograd.Function):
+        key = function
+    if key is None:
         raise TypeError(
-            f"`function` must be a subclass of torch.autograd.Function, got {function!r}. "
-            "Pass the class itself, not its `apply`."
+            "`function` must be a subclass of torch.autograd.Function or an operator of "
+            f"torch.library, got {function!r}. Pass the class itself, not its `apply`."
         )
     kinds = ("activation", "increasing", "linear")
     if kind not in kinds:
         raise ValueError(f"`kind` must be one of {', '.join(kinds)}, got {kind!r}.")
-    _declared[function] = kind
+    _declared[key] = kind
+
+
+def _name_operator(function: Any) -> type | str | None:
+    """The name of the class that torch makes for the gradient of an operator, if it is one."""
+    if isinstance(function, CustomOpDef):
+        function = function._opoverload
+    if isinstance(function, OpOverloadPacket):
+        function = function.default
+    if not isinstance(function, OpOverload):
+        return None
+    return f"{_GENERATED}{function.namespace}_{function._opname}_{function._overloadname}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,20 +219,31 @@ class Graph:
     Building it attaches nothing; see :meth:`following`. It holds references to nodes, and so keeps
     the graph alive.
 
+    Args:
+        logits: ``(N, num_classes)``, what the model returned.
+        images: ``(N, C, H, W)``, a leaf.
+        head: The softmax or sigmoid at the end of the model. Its nodes are passed unchanged by
+            every rule, and are not counted.
+
     Attributes:
         connected: Whether the logits depend on the images at all.
+        without_gradient: Whether an operation lies between them that has no gradient, such as a
+            layer with quantised weights.
         coverage: How the rules treat each activation.
     """
 
-    def __init__(self, logits: Tensor, images: Tensor) -> None:
+    def __init__(self, logits: Tensor, images: Tensor, head: Head | None = None) -> None:
         nodes = _nodes_between(logits, images)
         self.connected = bool(nodes)
+        self.without_gradient = any("NotImplemented" in node.name() for node in nodes)
+        self._head = head
+        skipped = set() if head is None else {head.end, *head.passed}
         self._rectifiers: list[_Rectifier] = []
         counts: dict[str, Counter[str]] = {f: Counter() for f in Coverage.__dataclass_fields__}
         for node in nodes:
-            group = self._admit(node)
+            group = None if node in skipped else self._admit(node)
             if group:
-                counts[group][_operation(node)] += 1
+                counts[group][name_operation(node)] += 1
         self.coverage = Coverage(**counts)
 
     def _admit(self, node: Any) -> str | None:
@@ -221,7 +255,7 @@ class Graph:
         """
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             return self._admit_custom(node)
-        operation = _operation(node)
+        operation = name_operation(node)
         if operation in _RECTIFIERS and (kind := _RECTIFIERS[operation](node)) is not None:
             self._rectifiers.append(_Rectifier(node, kind, in_place=True))
             return "guided" if operation == _PAPER else "extended"
@@ -230,9 +264,11 @@ class Graph:
         return "hidden" if _is_opaque(node) else None
 
     def _admit_custom(self, node: Any) -> str | None:
-        kind = _declared.get(getattr(type(node), "_forward_cls", type(None)))
+        function = getattr(type(node), "_forward_cls", type(None))
+        name = function.__name__
+        kind = _declared.get(name if name.startswith(_GENERATED) else function)
         if kind is None:
-            return None if _is_transparent(_name(node)) else "hidden"
+            return None if _is_transparent(name_node(node)) else "hidden"
         if kind == "linear":
             return None
         # A backward written by a user may return the very tensor that it received, so what it
@@ -249,6 +285,8 @@ class Graph:
         """
         handles: list[RemovableHandle] = []
         try:
+            if self._head is not None:
+                handles.extend(self._head.attach())
             for rectifier in self._rectifiers:
                 handles.extend(rectifier.attach(rule))
             yield
@@ -355,24 +393,13 @@ def _reachable(start: Node, edges: Mapping[Node, list[Node]]) -> list[Node]:
     return list(seen)
 
 
-def _name(node: Node) -> str:
-    """Name a node, without the namespace that some versions of torch give its own C++ nodes."""
-    return node.name().removeprefix("torch::autograd::")
-
-
-def _operation(node: Node) -> str:
-    """Turn ``"ReluBackward0"`` into ``"Relu"``; keep a name that does not have this form."""
-    name = _name(node)
-    return name.rstrip("0123456789").removesuffix("Backward") or name
-
-
 def _is_transparent(name: str) -> bool:
     return name in _TRANSPARENT or name.startswith(_TRANSPARENT_PREFIXES)
 
 
 def _is_opaque(node: Any) -> bool:
     """Whether a built-in node may contain activations: it is fused, or a C++ function."""
-    name = _name(node)
+    name = name_node(node)
     if name == "CopySlices":
         # This is an in-place operation on a view. The graph does not show which operation it was,
         # but it does show how many operands it had: an activation has one, while arithmetic and

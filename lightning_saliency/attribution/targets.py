@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_saliency.functional.arguments import is_integer
+from lightning_saliency.functional.arguments import is_integer, plain_text
 
-Targets: TypeAlias = Literal["all", "predicted"] | int | Tensor
+Targets: TypeAlias = (
+    Literal["all", "predicted"] | int | Tensor | Sequence[Any] | np.ndarray[Any, Any]
+)
 Words: TypeAlias = str | Sequence[int] | Sequence[str]  # what the callback takes as `targets`
 
 STRONGEST = -1  # in a tensor of targets: the strongest class that its row does not name
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _ALL_UP_TO = 10  # "auto" shows all classes if there are at most this many
 _OTHERS = 4  # the number of other classes that "auto" shows next to the label if there are more
+_AUTO = 12  # the most classes that "auto" shows of an image with many labels, others included
 
 
 def choose_targets(
@@ -35,8 +39,9 @@ def choose_targets(
 
     Args:
         wanted: ``"auto"``, which means all classes if there are at most ten, and otherwise the
-            label and the four strongest others; ``"all"``; ``"label"``; ``"predicted"``;
-            ``"top3"`` or any other number; or a list of class indices or names.
+            label and the four strongest others, of many labels as many as make twelve classes;
+            ``"all"``; ``"label"``; ``"predicted"``; ``"top3"`` or any other number; or a list of
+            class indices or names.
         num_classes: The number of logits of the model.
         labels: The true classes of each image; all empty if the images have no labels.
         class_names: The name of each class.
@@ -56,7 +61,7 @@ def choose_targets(
         tensor([[207,  -1,  -1,  -1,  -1],
                 [340,  -1,  -1,  -1,  -1]])
     """
-    check_words(wanted)
+    wanted = read_words(wanted)
     if isinstance(wanted, str):
         return _by_word(wanted, num_classes, labels)
     classes = [_index(item, class_names) for item in wanted]
@@ -69,14 +74,21 @@ def choose_targets(
     return torch.tensor(classes).expand(len(labels), -1).contiguous()
 
 
-def check_words(wanted: Words) -> None:
+def read_words(wanted: Any) -> str | list[int] | list[str]:
     """Refuse ``wanted`` if it makes no sense for any probe and any model.
 
+    Args:
+        wanted: A word, or a list of class indices or names, also of numpy's types.
+
+    Returns:
+        The same with python's own types, which records and checkpoints can keep.
+
     Raises:
-        TypeError: It is neither a word nor a list.
+        TypeError: It is neither a word nor a list, or an item is neither an index nor a name.
         ValueError: It is an unknown word or an empty list.
     """
     known = ("auto", "all", "label", "predicted")
+    wanted = _without_numpy(wanted)
     if not isinstance(wanted, str | Sequence):
         raise TypeError(
             f"`targets` must be one of {', '.join(known)}, 'top3' (or any number), or a list of "
@@ -89,6 +101,12 @@ def check_words(wanted: Words) -> None:
         )
     if len(wanted) == 0:
         raise ValueError("`targets` must name at least one class, got an empty list.")
+    if isinstance(wanted, str):
+        return plain_text(wanted)
+    for item in wanted:
+        if not is_integer(item) and not isinstance(item, str):
+            raise TypeError(f"`targets` must be a list of indices or class names, got {item!r}.")
+    return [plain_text(item) if isinstance(item, str) else item for item in wanted]
 
 
 def _by_word(word: str, num_classes: int, labels: Sequence[Sequence[int]]) -> Tensor | None:
@@ -102,9 +120,10 @@ def _by_word(word: str, num_classes: int, labels: Sequence[Sequence[int]]) -> Te
     if word == "auto":
         if not labelled:
             return _strongest(len(labels), _OTHERS + 1)
-        known = _padded(labels)
-        room = max(0, num_classes - known.shape[1])  # beyond the most labels of an image
-        return torch.cat([known, _strongest(len(labels), min(_OTHERS, room))], dim=1)
+        most = max(map(len, labels))
+        others = min(_OTHERS, max(0, num_classes - most))
+        known = _padded([row[: _AUTO - others] for row in labels])
+        return torch.cat([known, _strongest(len(labels), others)], dim=1)
     count = 1 if word == "predicted" else int(word.removeprefix("top"))
     return _strongest(len(labels), min(count, num_classes))
 
@@ -121,10 +140,8 @@ def _padded(labels: Sequence[Sequence[int]]) -> Tensor:
 
 def _index(item: int | str, class_names: Sequence[str]) -> int:
     """Find the index of one item of a list of classes."""
-    if is_integer(item):
-        return item
     if not isinstance(item, str):
-        raise TypeError(f"`targets` must be a list of indices or class names, got {item!r}.")
+        return item
     if item in class_names:
         return list(class_names).index(item)
     raise ValueError(
@@ -138,7 +155,8 @@ def as_columns(targets: Targets, images: Tensor) -> Tensor | None:
 
     Args:
         targets: ``"all"``, ``"predicted"``, one class for all images, or integers ``(N,)`` or
-            ``(N, K)``, in which -1 stands for the strongest class that its row does not name.
+            ``(N, K)`` in a tensor, array or list, in which -1 stands for the strongest class that
+            its row does not name.
         images: ``(N, C, H, W)``.
 
     Returns:
@@ -157,13 +175,18 @@ def as_columns(targets: Targets, images: Tensor) -> Tensor | None:
                 "`class_index` finds the index of an ImageNet class by its name."
             )
         targets = torch.full((len(images), 1), STRONGEST)
-    elif is_integer(targets):
+    targets = _without_numpy(targets)
+    if isinstance(targets, Tensor) and targets.ndim == 0 and targets.dtype in _INTEGERS:
+        targets = int(targets)
+    if is_integer(targets):
         if targets < 0:
             raise ValueError(
                 f"`targets` must be a class of at least 0, got {targets}. Use 'predicted' for the "
                 "strongest class."
             )
         targets = torch.full((len(images), 1), targets)
+    if isinstance(targets, list | tuple):
+        targets = _as_tensor(targets)
     if not isinstance(targets, Tensor) or targets.dtype not in _INTEGERS:
         kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
         raise TypeError(
@@ -182,6 +205,24 @@ def as_columns(targets: Targets, images: Tensor) -> Tensor | None:
             f"got {_shortly(columns)}."
         )
     return columns.to(images.device, torch.int64)
+
+
+def _without_numpy(targets: Any) -> Any:
+    """Turn numbers, strings and arrays of numpy into python's; leave everything else as it is."""
+    if isinstance(targets, np.ndarray | np.generic):
+        return targets.tolist()
+    if isinstance(targets, list | tuple):
+        return [_without_numpy(item) for item in targets]
+    return targets
+
+
+def _as_tensor(rows: list[Any] | tuple[Any, ...]) -> Any:
+    """Turn lists of integers into a tensor; return what is not rectangular, or no number, as is."""
+    try:
+        found = torch.as_tensor(rows)
+    except (TypeError, ValueError):
+        return rows
+    return found if found.numel() else found.long()  # torch takes an empty list for floats
 
 
 def resolve_targets(targets: Tensor | None, logits: Tensor) -> Tensor:

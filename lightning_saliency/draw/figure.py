@@ -55,6 +55,7 @@ def plot(
     targets: int | Sequence[int] | None = None,
     reduce: Reduce = "abs_max",
     width: float = 7.0,
+    multi_label: bool | None = None,
 ) -> Figure:
     """Draw attributions in rows of four panels, as FlashTorch does.
 
@@ -83,6 +84,7 @@ def plot(
         reduce: How panels 3 and 4 reduce the channels: ``"max"`` is FlashTorch's signed maximum,
             drawn from zero up; see :func:`maps.reduce_channels`.
         width: Width of the figure in inches: 7 fills a page, 3.4 one of two columns.
+        multi_label: Whether each logit has a probability of its own; by default, the labels decide.
 
     Returns:
         A figure on white paper, whatever the style of matplotlib. A notebook shows it, with or
@@ -116,13 +118,15 @@ def plot(
     drawn = [(i, k, name) for i, k in rows for name in rules]
     _check_count(len(drawn))
     images = probe.displayed()
+    multi_label = probe.multi_label if multi_label is None else multi_label
     figure, axes = _empty(len(drawn), width, shape[-2:])
     size, several = _font_size(width), len(rules) > 1
     for ax, head in zip(axes[0], _panel_heads(rules, shape[2], reduce, width), strict=True):
         ax.set_title(head, fontsize=size, color=_INK, loc="left", pad=3)
     for row, (i, k, name) in zip(axes, drawn, strict=True):
         _draw_row(row, images[i], shown[name][i, k], reduce)
-        words = _words(probe, int(explained[i, k]), logits[i])
+        found = probabilities(logits[[i]].detach().float(), multi_label=multi_label)
+        words = _words(probe, int(explained[i, k]), found[0])
         _write_label(row[0], words, name.replace("_", " ") if several else "", width)
     return figure
 
@@ -252,11 +256,10 @@ def _panel_heads(
     return ("input", f"{name}\n{panel}", f"{name}\n{TITLES[reduce]}", "overlay")
 
 
-def _words(probe: ProbeBatch, target: int, logits: Tensor) -> tuple[str, str]:
-    """The name of a class and its probability."""
-    found = probabilities(logits[None].detach().float(), multi_label=probe.multi_label)
+def _words(probe: ProbeBatch, target: int, found: Tensor) -> tuple[str, str]:
+    """The name of a class and its probability, of those of all classes."""
     name = " ".join(probe.class_name(target).split())
-    return (name if probe.class_names else f"class {name}"), percent(float(found[0, target]))
+    return (name if probe.class_names else f"class {name}"), percent(float(found[target]))
 
 
 def _write_label(ax: Axes, words: tuple[str, str], rule: str, width: float) -> None:

@@ -63,7 +63,7 @@ class MosaicRenderer:
         return torch.from_numpy(np.stack(self._photos))
 
     def mosaic(self, snapshot: Snapshot, image: int) -> Picture:
-        """Draw image number ``image`` and its maps, the true class framed.
+        """Draw image number ``image`` and its maps, each true class framed.
 
         The maps of one rule flow around the image. The maps of several rules stand in blocks
         under the image: one row per rule, which its heading names, and one column per class.
@@ -136,7 +136,10 @@ class MosaicRenderer:
 
     def _notes(self, rules: Sequence[str]) -> list[str]:
         """What a reader of several maps must know, one line each."""
-        notes = [_LEGENDS[self._style], "framed: the true class", "bold: the predicted class"]
+        marks = ["framed: the true class", "bold: the predicted class"]
+        if self._probe.multi_label:
+            marks = ["framed: a true label", "bold: a predicted label, of at least 50%"]
+        notes = [_LEGENDS[self._style], *marks]
         if len(rules) == 1:
             return [self._name_rule(rules[0]), *notes]
         # Several rules are named next to their rows.
@@ -155,6 +158,8 @@ class MosaicRenderer:
     def _photo(self, image: int) -> Tile:
         true = sorted(self._probe.true_classes(image))
         name = ", ".join(self._probe.class_name(c) for c in true)
+        if len(true) > 3:
+            name = f"{len(true)} labels"
         return Tile(self._photos[image], name or "input", framed=bool(true))
 
     def _tile(
@@ -195,7 +200,7 @@ class MosaicRenderer:
     def _is_predicted(
         self, snapshot: Snapshot, image: int, target: int, probability: float
     ) -> bool:
-        if self._binary:
+        if self._binary or self._probe.multi_label:
             return probability >= 0.5
         return snapshot.predicted is not None and target == int(snapshot.predicted[image])
 

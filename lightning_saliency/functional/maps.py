@@ -158,3 +158,36 @@ def shrink(signed: Tensor, size: int) -> Tensor:
     # Pool the magnitudes, then read the signed values at the positions of the maxima.
     _, positions = F.adaptive_max_pool2d(flat.abs(), shape, return_indices=True)
     return flat.flatten(2).gather(2, positions.flatten(2)).reshape(*batch, *shape)
+
+
+# Maps are kept in 8 bits, the depth of the colours: their values in units of their peak.
+_LEVELS = 127
+_BROKEN = -128  # throughout a map that has a value that is not finite
+
+
+def to_8_bits(maps: Tensor) -> Tensor:
+    """Round maps to 8 bits.
+
+    Args:
+        maps: ``(..., h, w)`` in [-1, 1]. A map with a value that is not finite is lost as a whole.
+
+    Returns:
+        int8, of the same shape: the values times 127; -128 throughout a map that is lost.
+
+    Example:
+        >>> to_8_bits(torch.tensor([[[1.0, -0.5]], [[0.0, torch.nan]]])).tolist()
+        [[[127, -64]], [[-128, -128]]]
+    """
+    broken = ~torch.isfinite(maps).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    levels = (maps.float().clamp(-1, 1) * _LEVELS).nan_to_num().round()
+    return levels.masked_fill(broken, _BROKEN).to(torch.int8)
+
+
+def from_8_bits(levels: Tensor) -> Tensor:
+    """Restore what :func:`to_8_bits` rounded: float16 in [-1, 1], NaN where a map was lost.
+
+    Example:
+        >>> from_8_bits(torch.tensor([[127, -128]], dtype=torch.int8))
+        tensor([[1., nan]], dtype=torch.float16)
+    """
+    return (levels.float() / _LEVELS).masked_fill(levels == _BROKEN, torch.nan).half()

@@ -87,7 +87,9 @@ class Meter:
         return Measured(
             classes=classes,
             probabilities=gather_probabilities(
-                explained.logits.float(), classes, multi_label=self.probe.multi_label
+                explained.logits.float(),
+                classes,
+                multi_label=explained.multi_label(self.probe.multi_label),
             ).detach(),
             maps=(small / peaks).half(),
             profiles=profiles(maps),
@@ -145,7 +147,7 @@ def take_snapshot(
         step: The step at which the pictures are logged.
         caption: The moment in words.
         size: Most pixels per side of a map.
-        multi_label: Whether each logit has a probability of its own.
+        multi_label: Whether an image may have several labels.
     """
     maps, peaks = {}, {}
     for rule in rules:
@@ -154,7 +156,7 @@ def take_snapshot(
         # The small gradients of a trained network would underflow in float16 without their peaks.
         scale = peaks[rule].clamp(min=torch.finfo(small.dtype).tiny)[..., None, None]
         maps[rule] = (small / scale).half()
-    by_class = probabilities(explained.logits, multi_label=multi_label)
+    by_class = probabilities(explained.logits, multi_label=explained.multi_label(multi_label))
     return Snapshot(
         step=step,
         caption=caption,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.logits import Extras
 from lightning_saliency.attribution.passes import PassOptions, Request, compute
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import Targets
@@ -71,11 +72,11 @@ class Observer:
             Exception: Whatever failed in this process.
         """
         with self.ranks.synchronized("choosing what to explain"):
-            images, requests = self._requests()
+            images, extras, requests = self._inputs()
         # Under a sharded strategy, all ranks take part in each pass. If one of them fails in the
         # middle of it, the others wait until their process group times out.
         with self.ranks.synchronized("explaining the probe"):
-            shown, judged = compute(self.options, model, images, requests)
+            shown, judged = compute(self.options, model, images, requests, extras)
             seen = take_snapshot(
                 shown,
                 self.rules,
@@ -100,11 +101,13 @@ class Observer:
             )
         return confirmed(verdict, measured, self._gathered(after))
 
-    def _requests(self) -> tuple[Tensor, list[Request]]:
-        """This rank's images, and two requests: one for what is shown, one for the meter."""
+    def _inputs(self) -> tuple[Tensor, Extras, list[Request]]:
+        """This rank's images and extras, and a request for what is shown and one for the meter."""
         shard = self.ranks.shard
         targets: Targets = "all" if self.targets is None else shard(self.targets)
-        return shard(self.probe.images), [Request(self.rules, targets), self.meter.request(shard)]
+        extras = {name: shard(rows) for name, rows in self.probe.extras.items()}
+        requests = [Request(self.rules, targets), self.meter.request(shard)]
+        return shard(self.probe.images), extras, requests
 
     def _gathered(self, rows: Tensor) -> Tensor:
         return self.ranks.gather(rows, len(self.probe))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.attribution.logits import Forward, find_device, find_logits
+from lightning_saliency.attribution.heads import is_multi_label
+from lightning_saliency.attribution.logits import find_device, run_forward
 from lightning_saliency.attribution.passes import PassOptions
 from lightning_saliency.check.verdict import Growth, Occluded, Verdict
 from lightning_saliency.functional.measures import cell_mask
@@ -80,15 +81,20 @@ def probabilities_without(
         This process's rows of ``(N,)``, on the device of the model.
     """
     images = shard(hidden(probe.images, find_place(growth, probe)))
-    logits = _logits(model, torch.split(images, options.chunk_size or len(images)), options.forward)
-    return gather_probabilities(logits, shard(classes), multi_label=probe.multi_label)
-
-
-def _logits(model: nn.Module, chunks: Sequence[Tensor], forward: Forward) -> Tensor:
-    """Compute the logits of the images, ``(N, num_classes)`` on the device of the model."""
-    device = find_device(model, chunks[0])
-    found = []
-    with undisturbed(model), torch.no_grad():
-        for images in (chunk.to(device) for chunk in chunks):
-            found.append(find_logits(forward(model, images), len(images)).float())
-    return torch.cat(found)
+    extras = {name: shard(rows) for name, rows in probe.extras.items()}
+    size = options.chunk_size or len(images)
+    device = find_device(model, images)
+    found, multi_label = [], False
+    with undisturbed(model):
+        for start in range(0, len(images), size):
+            rows = slice(start, start + size)
+            further = {name: extra[rows] for name, extra in extras.items()}
+            # The graph of the pass shows whether the output is logits or probabilities.
+            run = run_forward(
+                options.forward, model, images[rows].to(device), further, options.classes
+            )
+            found.append(run.logits.float())
+            activation = None if run.head is None else run.head.activation
+            multi_label = is_multi_label(activation, run.logits, probe.multi_label)
+            del run
+    return gather_probabilities(torch.cat(found), shard(classes), multi_label=multi_label)

@@ -28,7 +28,7 @@ class Strategy(Protocol):
         """Return what rank 0 passed."""
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
-        """Return whether ``decision`` is true on all processes."""
+        """Return whether ``decision`` is true on all processes, or on any of them."""
 
 
 class Ranks:
@@ -64,6 +64,12 @@ class Ranks:
     def broadcast(self, value: Any) -> Any:
         """Return what rank 0 passed; tensors and primitives only."""
         return value if self.world == 1 else self._strategy.broadcast(value)
+
+    def any(self, decision: bool) -> bool:
+        """Whether ``decision`` is true on at least one rank."""
+        if self.world == 1:
+            return decision
+        return bool(self._strategy.reduce_boolean_decision(decision, all=False))
 
     @contextmanager
     def synchronized(self, doing: str) -> Iterator[None]:

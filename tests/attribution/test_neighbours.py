@@ -7,6 +7,7 @@ sources; each test names the mistake and shows that this package behaves differe
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -363,10 +364,14 @@ def test_foxai_iterates_the_loader_again_and_its_probes_move_ours_stay(tmp_path)
 
 
 def test_foxai_explains_an_image_and_class_at_a_time_we_share_the_forward_pass(model, images):
-    passes: list[int] = []
-    model.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    count = mock.Mock()  # A list of the hook would be given back as it was.
+
+    def hook(module: nn.Module, args: tuple[Tensor]) -> None:
+        count(len(args[0]))
+
+    model.register_forward_pre_hook(hook)
     explain(model, images, rules=BOTH)
-    assert passes == [3]  # a single pass for three images, four classes and two rules
+    assert count.mock_calls == [mock.call(3)]  # for three images, four classes and two rules
 
 
 class InPlace(Touchy):

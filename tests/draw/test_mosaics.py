@@ -172,3 +172,32 @@ def test_a_row_whose_class_changes_is_named_by_rank(sheets):
     rows, options = sheets[0]
     assert [name.name for name in options["row_names"]] == ["other 0", ""]
     assert captions(rows) == [[("", "")] * 2, [("two", "20%"), ("three", "20%")]]
+
+
+# --- several labels per image
+
+
+def test_every_true_label_is_framed_and_every_predicted_one_is_bold(sheets):
+    probe = ProbeBatch(torch.zeros(1, 1, 12, 12), torch.tensor([[1.0, 0.0, 1.0, 0.0]]))
+    seen = snapshot(GUIDED, count=4)
+    seen.probabilities[0] = torch.tensor([0.5, 0.9, 0.49, 0.1])  # class 1 has the largest logit
+    MosaicRenderer(probe, style="signed", scale="map", size=SIZE).mosaic(seen, 0)
+    tiles = [tile for row in sheets[0][0] for tile in row][1:]
+    assert [tile.framed for tile in tiles] == [True, False, True, False]
+    assert [tile.strong for tile in tiles] == [True, True, False, False]
+
+
+def test_the_notes_speak_of_labels_if_there_may_be_several(sheets):
+    probe = ProbeBatch(torch.zeros(1, 1, 12, 12), torch.tensor([[1.0, 0.0, 1.0, 0.0, 0.0]]))
+    MosaicRenderer(probe, style="signed", scale="map", size=SIZE).filmstrip([snapshot(GUIDED)], 0)
+    assert sheets[0][1]["notes"][2:] == [
+        "framed: a true label",
+        "bold: a predicted label, of at least 50%",
+    ]
+
+
+@pytest.mark.parametrize(("count", "name"), [(2, "0, 1"), (3, "0, 1, 2"), (4, "4 labels")])
+def test_many_labels_of_a_photo_are_counted(sheets, count, name):
+    probe = ProbeBatch(torch.zeros(1, 1, 12, 12), (torch.arange(5) < count).float()[None])
+    MosaicRenderer(probe, style="signed", scale="map", size=SIZE).mosaic(snapshot(GUIDED), 0)
+    assert sheets[0][0][0][0].name == name

@@ -63,7 +63,7 @@ def test_floating_point_images_are_accepted(dtype):
         pytest.param(
             torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
             TypeError,
-            r"must be floating point, .* got torch\.uint8\. Scale and normalise them",
+            r"must be floating point, .* got torch\.uint8\. If `forward` divides",
             id="bytes",
         ),
     ],
