@@ -6,12 +6,12 @@ To add a logger, write a function that takes a picture and put it into :data:`_T
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning_saliency.draw.canvas import ImageFormat, encode
 from lightning_saliency.draw.colours import Picture
 from lightning_saliency.storage.files import safe_name, write_whole
+from lightning_saliency.storage.places import Place
 
 
 class PictureLog:
@@ -27,13 +27,13 @@ class PictureLog:
     """
 
     def __init__(
-        self, loggers: Iterable[Any], folder: Path | None, image_format: ImageFormat
+        self, loggers: Iterable[Any], folder: Place | None, image_format: ImageFormat
     ) -> None:
         self._loggers = list(loggers)
         kinds = [(class_name_among(logger, _TAKERS), logger) for logger in self._loggers]
         self._takers = [(_TAKERS[kind], logger) for kind, logger in kinds if kind]
         self._folder, self._format = folder, image_format
-        self.files_at: Path | None = None
+        self.files_at: Place | None = None
 
     def add(self, tag: str, picture: Picture, step: int) -> None:
         """Log ``picture`` under ``tag``, such as ``"saliency/3 · cat"``, at ``step``."""

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any, Literal
 
 from lightning_saliency.attribution.rules import RULES, Rule
@@ -20,6 +20,7 @@ from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.functional.arguments import check_choice, check_integer
 from lightning_saliency.functional.maps import MASS_REDUCTIONS, MassReduce
 from lightning_saliency.record.observation import Numbers
+from lightning_saliency.storage.places import RemotePath, find_place
 
 OnFail = Literal["warn", "raise", "stop"]
 ON_FAIL: tuple[OnFail, ...] = ("warn", "raise", "stop")
@@ -37,7 +38,7 @@ class AttentionCheck:
     """Whether the model looks where good runs look; given to a ``SaliencyCallback``.
 
     Args:
-        reference: A :class:`Reference` or its folder. Without one, only requirements whose
+        reference: A :class:`Reference`, or its folder or URL. Without one, only requirements whose
             bounds are numbers can be judged.
         rule: The rule of the gradient that is measured. The plain gradient tells runs apart;
             guided backprop is good to look at and poor to judge by (Adebayo et al. 2018,
@@ -58,6 +59,7 @@ class AttentionCheck:
 
     Raises:
         RecordError: The reference is missing or damaged.
+        OSError: The reference cannot be reached, if it is a URL.
         TypeError, ValueError: An argument has the wrong type or value.
     """
 
@@ -77,7 +79,9 @@ class AttentionCheck:
         check_choice("on_fail", on_fail, ON_FAIL)
         _check_when(on_fail, start_after, patience)
         self.reference = _load(reference)
-        self.folder = Path(reference) if isinstance(reference, str | Path) else None
+        self.folder = None
+        if not (reference is None or isinstance(reference, Reference)):
+            self.folder = find_place(reference)
         if self.reference is not None:
             _check_same_measurement(self.reference, rule, reduce)
         if rule != "gradient":
@@ -112,8 +116,8 @@ def _check_when(on_fail: str, start_after: str | None, patience: int) -> None:
         )
 
 
-def _load(reference: Reference | str | Path | None) -> Reference | None:
-    if isinstance(reference, str | Path):
+def _load(reference: Reference | str | PathLike[str] | RemotePath | None) -> Reference | None:
+    if isinstance(reference, str | PathLike | RemotePath):
         return Reference.load(reference)
     if reference is None or isinstance(reference, Reference):
         return reference

@@ -8,8 +8,9 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Annotated, Any
 
 import torch
@@ -39,6 +40,7 @@ from lightning_saliency.storage.files import (
     tensor_bytes,
     write_whole,
 )
+from lightning_saliency.storage.places import Place, RemotePath, find_place
 
 REFERENCE_FILE = "reference.json"
 NUMBERS_FILE = "reference.safetensors"
@@ -115,7 +117,7 @@ class Reference:
     @classmethod
     def from_runs(
         cls,
-        runs: Sequence[str | Path],
+        runs: Sequence[str | PathLike[str] | RemotePath],
         require: Sequence[str] = DEFAULT,
         *,
         reason: str = "",
@@ -126,7 +128,7 @@ class Reference:
         fewer runs, would-be failures are only warnings.
 
         Args:
-            runs: The log folders of the runs.
+            runs: The log folders of the runs, or their URLs.
             require: What is required of a run; see :class:`requirements.Requirement`.
             reason: Why the runs are good, for whoever looks at the reference later.
 
@@ -135,7 +137,7 @@ class Reference:
             NotComparableError: The runs differ in their probe, classes or rule.
             ValueError: A requirement cannot be judged.
         """
-        if isinstance(runs, str | Path) or not runs:
+        if isinstance(runs, str | PathLike | RemotePath) or not runs:
             raise RecordError("a reference needs a list of at least one run, preferably three")
         requirements = parse_all(require)
         opened = [open_run(run) for run in runs]
@@ -194,13 +196,12 @@ class Reference:
         count = len(self.runs)
         return {n: sum(run.metrics[n] for run in self.runs) / count for n in sorted(names)}
 
-    def save(self, folder: str | Path) -> None:
-        """Write the two files into ``folder``; each is written completely or not at all."""
-        folder = Path(folder)
+    def save(self, folder: str | PathLike[str] | RemotePath) -> None:
+        """Write the two files into ``folder``; an earlier reference stays whole if that fails."""
+        folder = find_place(folder)
         tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {SHARE + region: shares for region, shares in self.shares.items()}
         data = tensor_bytes({"schema": SCHEMA}, tensors)
-        write_whole(folder / NUMBERS_FILE, data)
         about = _File(
             reason=self.reason,
             created=self.created,
@@ -210,16 +211,28 @@ class Reference:
             numbers=_digest(data),
             probe=self.info,
         )
-        write_whole(folder / REFERENCE_FILE, json_bytes({"schema": SCHEMA, **asdict(about)}))
+        text = json_bytes({"schema": SCHEMA, **asdict(about)})
+        numbers = folder / NUMBERS_FILE
+        earlier = numbers.read_bytes() if numbers.is_file() else None
+        write_whole(numbers, data)
+        try:
+            write_whole(folder / REFERENCE_FILE, text)
+        except BaseException:
+            # The old text does not belong to the new numbers.
+            if earlier is not None:
+                with suppress(OSError):
+                    write_whole(numbers, earlier)
+            raise
 
     @classmethod
-    def load(cls, folder: str | Path) -> Reference:
+    def load(cls, folder: str | PathLike[str] | RemotePath) -> Reference:
         """Read what :meth:`save` wrote. Nothing in it is executed.
 
         Raises:
             RecordError: A file is missing or damaged, or the two do not belong together.
         """
-        path = Path(folder, REFERENCE_FILE)
+        folder = find_place(folder)
+        path = folder / REFERENCE_FILE
         content = read_json(path)
         try:
             check_schema(content)
@@ -234,7 +247,7 @@ class Reference:
             reason=about.reason,
             created=about.created,
             history=about.history,
-            **_read_numbers(Path(folder, NUMBERS_FILE), about),
+            **_read_numbers(folder / NUMBERS_FILE, about),
         )
 
 
@@ -273,7 +286,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _read_numbers(path: Path, about: _File) -> dict[str, Any]:
+def _read_numbers(path: Place, about: _File) -> dict[str, Any]:
     header, tensors = read_tensors(path)
     regions = [SHARE + region for region in about.probe.areas]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from lightning_saliency.check.verdict import Finding, Mark, Moved, Verdict
 from lightning_saliency.functional.text import align, figures, plain, shorten
+from lightning_saliency.record.observation import Observation
 
 _TITLES = {
     "pass": "PASS",
@@ -163,11 +165,28 @@ def _compare_metrics(verdict: Verdict) -> str:
     return ", ".join(parts)
 
 
-def as_json(verdict: Verdict, name: str) -> str:
-    """Report a verdict to a program: one JSON object, with numbers at full precision."""
+def as_json(verdict: Verdict, name: str, observation: Observation | None = None) -> str:
+    """Report a verdict to a program: one JSON object, with numbers at full precision.
+
+    Args:
+        verdict: The verdict.
+        name: The name of the run.
+        observation: What was judged, if anything was.
+    """
     content: dict[str, Any] = {"run": name, **asdict(verdict)}
     content |= {"exit_code": verdict.exit_code, "warnings": list(verdict.warnings)}
-    return json.dumps(content, indent=1)
+    if observation is not None:
+        content |= {"step": observation.step, "caption": observation.caption}
+    return json.dumps(_without_nan(content), indent=1, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace numbers that are not finite by ``None``, because JSON has no words for them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_junit(verdict: Verdict, name: str, text: str) -> bytes:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from lightning_saliency.functional.maps import from_8_bits, to_8_bits
 from lightning_saliency.functional.measures import CELLS
 from lightning_saliency.storage.decode import (
     MISFITS,
-    SCHEMA,
+    OBSERVATION_SCHEMA,
     AtLeast,
     Shapes,
     check_parts,
@@ -23,6 +23,7 @@ from lightning_saliency.storage.decode import (
     decode,
 )
 from lightning_saliency.storage.files import damaged, read_tensors, tensor_bytes
+from lightning_saliency.storage.places import Place
 
 Numbers = Mapping[str, float]
 
@@ -74,7 +75,7 @@ class Snapshot:
 
     def state(self) -> dict[str, Any]:
         """The snapshot as tensors and primitives, with maps in 8 bits, the depth of the colours."""
-        maps = {r: (m.float() * 127).round().to(torch.int8) for r, m in self.maps.items()}
+        maps = {rule: to_8_bits(maps) for rule, maps in self.maps.items()}
         names = ("step", "caption", "targets", "probabilities", "predicted")
         known = {name: getattr(self, name) for name in names}
         return known | {"maps": maps, "peaks": dict(self.peaks)}
@@ -92,9 +93,9 @@ class Snapshot:
             stored = {name: {rule: tensor} for name, tensor in stored.items()}
         maps = {}
         for each, in_8_bits in stored["maps"].items():
-            # 8-bit integers cannot hold NaN, but the peak of such a map is not finite either.
+            # Version 0.1 did not mark such a map, but its peak is not finite either.
             broken = ~torch.isfinite(stored["peaks"][each])[..., None, None]
-            maps[each] = (in_8_bits.float() / 127).masked_fill(broken, torch.nan).half()
+            maps[each] = from_8_bits(in_8_bits).masked_fill(broken, torch.nan)
         return cls(**{**state, "maps": maps, "peaks": dict(stored["peaks"])})
 
 
@@ -161,6 +162,14 @@ class Observation:
         """The moment in words."""
         return self.snapshot.caption
 
+    def shows_same_as(self, other: Observation) -> bool:
+        """Whether both are of models that are the same to the bit, as far as the probe can tell."""
+        first, second = (
+            (o.snapshot.probabilities, *o.snapshot.peaks.values(), o.measured.profiles)
+            for o in (self, other)
+        )
+        return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class _Header:
@@ -185,7 +194,7 @@ _MEASURED = {
 }
 SHARE = "share."  # followed by the name of the region
 
-_MAPS: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float16, ("N", "K", "h", "w"))
+_MAPS = {1: torch.float16, 2: torch.int8}  # by schema
 _PEAKS: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float32, ("N", "K"))
 _SHAPES: Shapes = {
     "targets": (torch.int64, ("N", "K")),
@@ -203,7 +212,7 @@ def encode_observation(observation: Observation) -> bytes:
     snapshot, measured = observation.snapshot, observation.measured
     rule, *more_rules = snapshot.rules
     header: dict[str, Any] = {
-        "schema": SCHEMA,
+        "schema": OBSERVATION_SCHEMA,
         "step": snapshot.step,
         "epoch": observation.epoch,
         "caption": snapshot.caption,
@@ -216,13 +225,13 @@ def encode_observation(observation: Observation) -> bytes:
     # A model of double precision has probabilities of double precision too.
     tensors = {"targets": snapshot.targets, "probabilities": snapshot.probabilities.float()}
     for each, (maps, peaks) in _tensor_names(snapshot.rules).items():
-        tensors |= {maps: snapshot.maps[each], peaks: snapshot.peaks[each].float()}
+        tensors |= {maps: to_8_bits(snapshot.maps[each]), peaks: snapshot.peaks[each].float()}
     tensors |= {name: getattr(measured, attribute) for attribute, name in _MEASURED.items()}
     tensors |= {SHARE + region: shares for region, shares in measured.shares.items()}
     return tensor_bytes(header, tensors)
 
 
-def read_observation(path: Path) -> Observation:
+def read_observation(path: Place) -> Observation:
     """Read an observation that :func:`encode_observation` encoded.
 
     Raises:
@@ -230,10 +239,10 @@ def read_observation(path: Path) -> Observation:
     """
     metadata, tensors = read_tensors(path)
     try:
-        check_schema(metadata)
+        schema = check_schema(metadata, OBSERVATION_SCHEMA)
         header = decode(_Header, metadata)
         rules = _tensor_names((header.rule, *header.more_rules))
-        _check_tensors(tensors, rules)
+        _check_tensors(tensors, rules, _MAPS[schema])
     except (*MISFITS, RuntimeError) as error:
         raise damaged(path, error) from error
     regions = [name for name in tensors if name.startswith(SHARE)]
@@ -241,7 +250,10 @@ def read_observation(path: Path) -> Observation:
         step=header.step,
         caption=header.caption,
         predicted=None,
-        maps={rule: tensors[maps] for rule, (maps, _) in rules.items()},
+        maps={
+            rule: tensors[maps] if schema == 1 else from_8_bits(tensors[maps])
+            for rule, (maps, _) in rules.items()
+        },
         peaks={rule: tensors[peaks] for rule, (_, peaks) in rules.items()},
         **{name: tensors[name] for name in _SHOWN},
     )
@@ -258,10 +270,12 @@ def _tensor_names(rules: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     return {rules[0]: ("maps", "peaks")} | more
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], rules: Mapping[str, tuple[str, str]]) -> None:
-    """Refuse tensors that cannot be those of an observation."""
+def _check_tensors(
+    tensors: Mapping[str, Tensor], rules: Mapping[str, tuple[str, str]], depth: torch.dtype
+) -> None:
+    """Refuse tensors that cannot be those of an observation, with maps of the dtype ``depth``."""
     regions = [name for name in tensors if name.startswith(SHARE)]
-    shown = dict.fromkeys((maps for maps, _ in rules.values()), _MAPS)
+    shown = dict.fromkeys((maps for maps, _ in rules.values()), (depth, ("N", "K", "h", "w")))
     peaks = dict.fromkeys((peaks for _, peaks in rules.values()), _PEAKS)
     check_shapes(tensors, {**_SHAPES, **shown, **peaks, **dict.fromkeys(regions, _PER_IMAGE)})
     check_parts(tensors, ["measured.profiles", *regions])

@@ -1,21 +1,23 @@
 """The folder of a recorded run: one file per observation, and files about the run itself.
 
-The folder holds ``run.json``, ``photos.safetensors`` with thumbnails of the probe, and
-``observation-<step>.safetensors`` for each observation. No file names another file, so a damaged
-or forged one cannot lead out of the folder.
+The folder holds ``run.json``, ``photos.safetensors`` with thumbnails of the probe,
+``observation-<step>.safetensors`` for each observation, ``metrics.json`` with what the run logged,
+and ``verdict.json`` once it was checked. No file names another file, so a damaged or forged one
+cannot lead out of the folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.errors import RecordError
+from lightning_saliency.record.metrics import METRICS_FILE, read_metrics
 from lightning_saliency.record.observation import Numbers, Observation, read_observation
 from lightning_saliency.storage.decode import (
     MISFITS,
@@ -31,9 +33,11 @@ from lightning_saliency.storage.files import (
     read_tensors,
     tensor_bytes,
 )
+from lightning_saliency.storage.places import Place, RemotePath, find_place
 
 RUN_FILE = "run.json"
 PHOTOS_FILE = "photos.safetensors"
+VERDICT_FILE = "verdict.json"
 OBSERVATION_FILE = "observation-{:010d}.safetensors"
 _OBSERVATIONS = "observation-*.safetensors"
 
@@ -93,7 +97,7 @@ def encode_run(info: RunInfo) -> bytes:
     return json_bytes({"schema": SCHEMA, **asdict(info)})
 
 
-def read_info(path: Path) -> RunInfo:
+def read_info(path: Place) -> RunInfo:
     """Read the facts that :func:`encode_run` encoded.
 
     Raises:
@@ -112,7 +116,7 @@ def encode_thumbnails(photos: Tensor) -> bytes:
     return tensor_bytes({"schema": SCHEMA}, {"photos": photos})
 
 
-def read_thumbnails(path: Path) -> Tensor:
+def read_thumbnails(path: Place) -> Tensor:
     """Read the thumbnails, ``(N, h, w, 3)`` uint8, that :func:`encode_thumbnails` encoded.
 
     Raises:
@@ -131,7 +135,7 @@ def read_thumbnails(path: Path) -> Tensor:
 class Run:
     """A recorded run and the folder that holds it."""
 
-    folder: Path
+    folder: Place
     info: RunInfo
 
     def steps(self) -> list[int]:
@@ -165,6 +169,15 @@ class Run:
             raise RecordError(f"{self.folder} holds no observations yet")
         return self.observation(steps[-1])
 
+    def metrics(self) -> dict[int, Numbers]:
+        """Read what the run had logged at each step; empty for a run that recorded none.
+
+        Raises:
+            RecordError: The file is damaged.
+        """
+        path = self.folder / METRICS_FILE
+        return read_metrics(path) if path.is_file() else {}
+
     def photos(self) -> Tensor:
         """Read the thumbnails of the probe, ``(N, h, w, 3)`` uint8.
 
@@ -179,18 +192,22 @@ class Run:
         return photos
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | PathLike[str] | RemotePath) -> Run:
     """Open the run in a log folder, or in the callback's own folder within it.
+
+    Args:
+        path: The folder, or its URL; see :func:`find_place`.
 
     Raises:
         RecordError: There is no run, there are several, or its ``run.json`` is damaged.
+        OSError: The folder cannot be read.
     """
-    path = Path(path)
+    path = find_place(path)
     if not path.is_dir():
         raise RecordError(f"{path} is not a folder; pass the log folder of a run")
     if (path / RUN_FILE).is_file():
         return Run(path, read_info(path / RUN_FILE))
-    found = sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
+    found = sorted((file.parent for file in path.glob(f"*/{RUN_FILE}")), key=str)
     if not found:
         raise RecordError(
             f"no recorded run in {path}: it holds neither {RUN_FILE} nor a folder with one. A run "
@@ -202,12 +219,12 @@ def open_run(path: str | Path) -> Run:
     return Run(found[0], read_info(found[0] / RUN_FILE))
 
 
-def observation_files(folder: Path) -> list[Path]:
+def observation_files(folder: Place) -> list[Place]:
     """List the observation files in a folder, in the order of their steps."""
     return sorted((p for p in folder.glob(_OBSERVATIONS) if read_step(p) >= 0), key=read_step)
 
 
-def read_step(path: Path) -> int:
+def read_step(path: Place) -> int:
     """Read the step from the name of an observation file; -1 for any other file."""
     digits = path.stem.removeprefix("observation-")
     return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) <= 16 else -1

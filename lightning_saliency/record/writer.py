@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor
 
 from lightning_saliency.errors import RecordError
+from lightning_saliency.record.metrics import (
+    METRICS_FILE,
+    encode_metrics,
+    only_finite,
+    read_metrics,
+)
 from lightning_saliency.record.observation import Numbers, Observation, encode_observation
 from lightning_saliency.record.run import (
     OBSERVATION_FILE,
     PHOTOS_FILE,
     RUN_FILE,
+    VERDICT_FILE,
     RunInfo,
     encode_run,
     encode_thumbnails,
@@ -22,7 +28,8 @@ from lightning_saliency.record.run import (
     read_info,
     read_step,
 )
-from lightning_saliency.storage.files import MAX_TENSORS, write_whole
+from lightning_saliency.storage.files import MAX_TENSORS, move, write_whole
+from lightning_saliency.storage.places import Place
 
 SET_ASIDE = "set_aside"  # the folder for observations of abandoned branches of training
 
@@ -36,9 +43,10 @@ class RunWriter:
             ``None`` keeps all.
     """
 
-    def __init__(self, folder: Path, keep: int | None = None) -> None:
+    def __init__(self, folder: Place, keep: int | None = None) -> None:
         self.folder, self._keep = folder, keep
         self._info: RunInfo | None = None
+        self._metrics: dict[int, Numbers] = {}
 
     def begin(self, info: RunInfo, photos: Tensor, *, after: int) -> None:
         """Start the record of a run, and clear away files that do not belong to it.
@@ -53,6 +61,8 @@ class RunWriter:
         for part in self.folder.glob(".*.part"):
             part.unlink(missing_ok=True)
         self._set_aside([p for p in observation_files(self.folder) if read_step(p) > after])
+        self._resume_metrics(after)
+        (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # It is about what was set aside.
         write_whole(self.folder / PHOTOS_FILE, encode_thumbnails(photos))
         self._write(info)
 
@@ -86,7 +96,7 @@ class RunWriter:
 
         Raises:
             RecordError: The observation is larger than :data:`files.MAX_TENSORS`, the most that is
-                read back.
+                read back, or there already is one at its step.
             OSError: The file cannot be written.
         """
         name, data = OBSERVATION_FILE.format(observation.step), encode_observation(observation)
@@ -96,6 +106,9 @@ class RunWriter:
                 "that can be read back. Explain fewer images or `targets`, use a smaller "
                 "`tile_size`, or pass `record=False`"
             )
+        if (self.folder / name).exists():
+            # Stores may list files late, and what is already recorded must not be lost by that.
+            raise RecordError(f"{self.folder / name} is there already and is not overwritten")
         write_whole(self.folder / name, data)
         if self._keep is not None:
             for path in _superfluous(observation_files(self.folder), self._keep):
@@ -104,24 +117,41 @@ class RunWriter:
     def end(self, metrics: Numbers, *, finished: bool) -> None:
         """Record how the run ended; metrics that are not finite are left out."""
         if self._info is not None:
-            known = {name: value for name, value in metrics.items() if math.isfinite(value)}
-            self._write(replace(self._info, metrics=known, finished=finished))
+            self._write(replace(self._info, metrics=only_finite(metrics), finished=finished))
+
+    def note_metrics(self, step: int, metrics: Numbers) -> None:
+        """Record what the run has logged by the observation at ``step``, if that is new."""
+        if self._metrics.get(step) != metrics:
+            self._metrics[step] = metrics
+            write_whole(self.folder / METRICS_FILE, encode_metrics(self._metrics))
+
+    def note_verdict(self, data: bytes) -> None:
+        """Record the verdict on the run, a JSON file."""
+        write_whole(self.folder / VERDICT_FILE, data)
+
+    def _resume_metrics(self, after: int) -> None:
+        """Go on with the metrics up to the step ``after``, if there are any that can be read."""
+        path = self.folder / METRICS_FILE
+        with suppress(RecordError):
+            self._metrics = {s: found for s, found in read_metrics(path).items() if s <= after}
+        if not self._metrics:
+            path.unlink(missing_ok=True)
 
     def _write(self, info: RunInfo) -> None:
         write_whole(self.folder / RUN_FILE, encode_run(info))
         self._info = info
 
-    def _set_aside(self, paths: Sequence[Path]) -> None:
+    def _set_aside(self, paths: Sequence[Place]) -> None:
         if not paths:
             return
         taken = [int(p.name) for p in (self.folder / SET_ASIDE).glob("*") if p.name.isdecimal()]
         aside = self.folder / SET_ASIDE / str(max(taken, default=0) + 1)
         aside.mkdir(parents=True)
         for path in paths:
-            path.replace(aside / path.name)
+            move(path, aside / path.name)
 
 
-def _superfluous(paths: Sequence[Path], keep: int) -> list[Path]:
+def _superfluous(paths: Sequence[Place], keep: int) -> list[Place]:
     """The files to delete, so that ``keep`` files, spread as evenly as possible, remain."""
     left = list(paths)
     while len(left) > max(keep, 2):

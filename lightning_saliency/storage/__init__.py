@@ -1,1 +1,1 @@
-"""Write files whole, and read files without trusting them."""
+"""Write files whole, and read files without trusting them, in local and remote folders."""

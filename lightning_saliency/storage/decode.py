@@ -12,22 +12,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypeAlias,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-import torch
-from torch import Tensor
-
-from lightning_saliency.functional.arguments import is_integer
 from lightning_saliency.functional.text import shorten
 
-# The schema of all files. It is raised when older versions would misread newer files.
+if TYPE_CHECKING:  # Programs that only look at files, such as TensorBoard, do without torch.
+    import torch
+    from torch import Tensor
+
+# The schema of a file is raised when older versions would misread newer files.
 SCHEMA = 1
+OBSERVATION_SCHEMA = 2  # Maps are int8. In schema 1 they are float16.
 MISFITS = (KeyError, TypeError, ValueError, RecursionError)
 
 _LARGEST = 2**53  # JSON readers that use floats cannot tell integers above this apart
 
 T = TypeVar("T")
-Shapes = Mapping[str, tuple[torch.dtype, tuple[str | int, ...]]]
+Shapes: TypeAlias = "Mapping[str, tuple[torch.dtype, tuple[str | int, ...]]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +126,15 @@ def _single(kind: Any, value: Any, name: str) -> Any:
 
 
 def _integer(value: Any, name: str, least: int) -> int:
-    if not is_integer(value) or not least <= value < _LARGEST:
+    # The type itself is compared because JSON's true and false are integers to `isinstance`.
+    if type(value) is not int or not least <= value < _LARGEST:
         raise ValueError(f"`{name}` must be an integer of at least {least}, got {_shown(value)}")
     return value
 
 
 def _number(value: Any, name: str) -> float:
     finite = isinstance(value, float) and math.isfinite(value)
-    if not finite and not (is_integer(value) and abs(value) <= _LARGEST):
+    if not finite and not (type(value) is int and abs(value) <= _LARGEST):
         raise ValueError(f"`{name}` must be a finite number, got {_shown(value)}")
     return float(value)
 
@@ -136,17 +149,27 @@ def _shown(value: Any) -> str:
     return shorten(repr(value), 40)
 
 
-def check_schema(metadata: Mapping[str, Any]) -> None:
+def check_schema(metadata: Mapping[str, Any], newest: int = SCHEMA) -> int:
     """Refuse a file of another schema.
 
+    Args:
+        metadata: What the file says of itself.
+        newest: The schema in which such files are written now; older ones are read as well.
+
+    Returns:
+        The schema of the file.
+
     Raises:
-        ValueError: The schema is missing or is not :data:`SCHEMA`.
+        ValueError: The schema is missing, or newer than ``newest``.
     """
-    if metadata.get("schema") != SCHEMA:
+    schema = metadata.get("schema")
+    if type(schema) is not int or not 1 <= schema <= newest:
+        read = " and ".join(map(str, range(1, newest + 1)))
         raise ValueError(
-            f"it has schema {_shown(metadata.get('schema'))}, and this version reads {SCHEMA}; "
-            "install the version of lightning-saliency that wrote it"
+            f"it has schema {_shown(schema)}, and this version reads {read}; install the version "
+            "of lightning-saliency that wrote it"
         )
+    return schema
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Shapes) -> None:

@@ -12,28 +12,33 @@ import os
 import re
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-from torch import Tensor
 
 from lightning_saliency.errors import RecordError
+from lightning_saliency.storage.places import Place, RemotePath
+
+if TYPE_CHECKING:  # Programs that only look at files, such as TensorBoard, do without torch.
+    from torch import Tensor
 
 MAX_JSON = 2_000_000  # bytes; a thousand classes and images take a fifth of this
 MAX_TENSORS = 500_000_000  # bytes; a thousand images of ten classes take two fifths of this
 _LONGEST = 120  # bytes of a name made from data; file systems allow 255, suffixes included
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Place, data: bytes) -> None:
     """Write ``data`` to ``path`` in one step, creating its folder if necessary.
 
-    Until the new file is complete, an old file at ``path`` stays as it is.
+    Until the new file is complete, an old file at ``path`` stays as it is. See
+    :meth:`RemotePath.write_whole` for stores other than local folders.
 
     Raises:
         OSError: The folder cannot be written to, or the disk is full. No partial file remains.
     """
+    if isinstance(path, RemotePath):
+        path.write_whole(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
@@ -45,6 +50,15 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def move(source: Place, target: Place) -> None:
+    """Move a file. Between two places of a store it is deleted once its copy is whole."""
+    if isinstance(source, RemotePath) or isinstance(target, RemotePath):
+        write_whole(target, source.read_bytes())
+        source.unlink()
+    else:
+        source.replace(target)
 
 
 def safe_name(name: str, *, ascii_only: bool = False) -> str:
@@ -84,12 +98,14 @@ def json_bytes(data: Mapping[str, Any]) -> bytes:
 
 def tensor_bytes(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """Encode ``tensors`` as a safetensors file with the metadata ``about``."""
+    import safetensors.torch  # It imports torch, which whoever has tensors has imported.
+
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     data: bytes = safetensors.torch.save(own, {"about": json.dumps(about)})
     return data
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
@@ -103,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise damaged(path, error) from error
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_tensors(path: Place) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read the metadata and the tensors of a safetensors file of :func:`tensor_bytes`.
 
     Raises:
@@ -112,20 +128,40 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     _check_file(path, MAX_TENSORS)
     try:
+        if isinstance(path, RemotePath):
+            return _parse_tensors(path.read_bytes())
         with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > MAX_JSON:
-            raise ValueError(f"its header claims {header} bytes")
+            _check_header(file.read(8))
         with safetensors.safe_open(path, "pt") as opened:
-            text = (opened.metadata() or {}).get("about")
-            if text is None:
-                raise ValueError("it has no metadata")
-            about = _parse_object(text.encode())
+            about = _parse_about(opened.metadata())
             # The tensors are copied because overwriting a mapped file would kill the process.
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     except UNREADABLE as error:
         raise damaged(path, error) from error
     return about, tensors
+
+
+def _parse_tensors(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the metadata and the tensors from the content of a safetensors file."""
+    length = _check_header(data[:8])
+    tensors = safetensors.torch.load(data)  # This checks the header that is parsed below.
+    header = _parse_object(data[8 : 8 + length])
+    return _parse_about(header.get("__metadata__")), tensors
+
+
+def _check_header(start: bytes) -> int:
+    """The length of the header of a safetensors file, from the first 8 bytes of the file."""
+    length = int.from_bytes(start, "little")
+    if length > MAX_JSON:
+        raise ValueError(f"its header claims {length} bytes")
+    return length
+
+
+def _parse_about(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    text = (metadata or {}).get("about")
+    if text is None:
+        raise ValueError("it has no metadata")
+    return _parse_object(text.encode())
 
 
 # Damaged files can raise any of these. Running out of memory is not among them.
@@ -135,8 +171,11 @@ UNREADABLE = (
 )
 
 
-def damaged(path: Path, why: object) -> RecordError:
+def damaged(path: Place, why: object) -> RecordError:
     """Build the error, in one line, for a file whose contents are not as they should be."""
+    if isinstance(path, RemotePath) and isinstance(why, OSError):
+        reason = summarise(why).removeprefix(f"{path}: ")
+        return RecordError(f"{path} cannot be read: {reason}")
     return RecordError(f"{path} is damaged, or was not written by this package: {summarise(why)}")
 
 
@@ -152,9 +191,9 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _check_file(path: Path, limit: int) -> None:
+def _check_file(path: Place, limit: int) -> None:
     if not path.is_file():  # Reading a pipe, which is no regular file, would block.
         raise RecordError(f"there is no file {path}")
-    size = path.stat().st_size
+    size = path.size() if isinstance(path, RemotePath) else path.stat().st_size
     if size > limit:
         raise RecordError(f"{path} has {size:,} bytes, more than the limit of {limit:,}")

@@ -233,6 +233,14 @@ def test_names_cannot_break_the_json():
 # --- for programs
 
 
+def test_the_json_has_null_for_what_could_not_be_measured():
+    finding = replace(FAIL.findings[0], value=float("nan"), high=float("inf"))
+    found = as_json(replace(FAIL, findings=(finding,)), "v3")
+    assert json.loads(found)["findings"][0]["value"] is None
+    assert "NaN" not in found
+    assert "Infinity" not in found
+
+
 def test_the_json_holds_all_of_the_verdict_in_full():
     found = json.loads(as_json(FAIL, "v3"))
     assert found["run"] == "v3"

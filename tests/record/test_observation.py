@@ -54,8 +54,8 @@ def test_an_observation_of_two_rules_is_read_with_both_in_order(rules, tmp_path)
     assert same(found, written)
 
 
-def test_the_file_of_one_rule_is_laid_out_as_in_version_0_1():
-    """Version 0.1 and this one can then read each other's files."""
+def test_beside_the_maps_the_layout_of_a_file_is_that_of_version_0_1():
+    """Schema 2 differs from 1 in the depth of the maps, and in nothing else."""
     old_about, old = parts(
         (FIXTURES / "v0_1/record/observation-0000000004.safetensors").read_bytes()
     )
@@ -65,10 +65,35 @@ def test_the_file_of_one_rule_is_laid_out_as_in_version_0_1():
     about, tensors = parts(
         encode_observation(replace(new, measured=replace(new.measured, shares=shares)))
     )
+    assert (old_about["schema"], about["schema"]) == (1, 2)
     assert list(about) == list(old_about)
+    assert (old["maps"].dtype, tensors.pop("maps").dtype) == (torch.float16, torch.int8)
     assert {n: (t.dtype, t.ndim) for n, t in tensors.items()} == {
-        n: (t.dtype, t.ndim) for n, t in old.items()
+        n: (t.dtype, t.ndim) for n, t in old.items() if n != "maps"
     }
+
+
+def test_a_file_of_schema_1_is_read_with_its_own_maps(tmp_path):
+    about, tensors = parts()
+    fine = torch.linspace(-1, 1, IMAGES * 3 * SIDE * SIDE).view(IMAGES, 3, SIDE, SIDE).half()
+    about = {**about, "schema": 1}
+    path = write_tensors(tmp_path / "one.safetensors", about, {**tensors, "maps": fine})
+    found = read_observation(path)
+    assert torch.equal(found.snapshot.maps[RULE], fine)
+    write_tensors(path, about, tensors)
+    with pytest.raises(RecordError, match=r"`maps` is torch\.int8 .*, not torch\.float16"):
+        read_observation(path)
+
+
+def test_maps_are_kept_to_half_a_255th_of_their_range(tmp_path):
+    maps = torch.rand(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    maps[1, 2, 3, 4] = torch.inf
+    path = tmp_path / "one.safetensors"
+    path.write_bytes(encode_observation(observation(maps=maps)))
+    found = read_observation(path).snapshot.maps[RULE]
+    assert found[1, 2].isnan().all()
+    maps[1, 2] = torch.nan
+    torch.testing.assert_close(found.float(), maps, rtol=0, atol=0.5 / 127 + 5e-4, equal_nan=True)
 
 
 def test_the_file_of_two_rules_adds_the_second_to_the_layout_of_one():
@@ -89,14 +114,14 @@ def test_an_observation_without_the_maps_of_its_second_rule_is_refused(tmp_path)
 
 
 def test_an_observation_of_eight_images_and_ten_classes_is_small():
-    """Eight images, ten classes and 96 pixels per side take less than 2.5 MB."""
+    """Eight images, ten classes and 96 pixels per side take less than 1 MB."""
     measured = replace(observation().measured, maps=torch.zeros(8, 96, 96).half())
     large = observation(maps=torch.zeros(8, 10, 96, 96).half(), measured=measured)
-    assert len(encode_observation(large)) < 2_500_000
+    assert len(encode_observation(large)) < 1_000_000
 
 
 ABOUT: list[Any] = [
-    pytest.param({"schema": 2}, "it has schema 2, and this version reads 1; install", id="newer"),
+    pytest.param({"schema": 3}, "it has schema 3, and this version reads 1 and 2", id="newer"),
     pytest.param({"schema": None}, "it has schema None", id="no-schema"),
     pytest.param(
         {"step": -1}, "`step` must be an integer of at least 0, got -1", id="negative-step"
@@ -155,7 +180,9 @@ TENSORS: list[Any] = [
         id="no-part",
     ),
     pytest.param("share.object", torch.ones(5).double(), "`share.object` has the shape", id="rows"),
-    pytest.param("maps", torch.ones(IMAGES, 3, 0, 4).half(), "`maps` has the shape", id="empty"),
+    pytest.param(
+        "maps", torch.ones(IMAGES, 3, 0, 4).to(torch.int8), "`maps` has the shape", id="empty"
+    ),
 ]
 
 
@@ -175,7 +202,7 @@ def test_maps_that_could_not_be_measured_are_read(tmp_path):
     about, tensors = parts()
     for name in ("measured.profiles", "share.object"):
         tensors[name][0] = torch.nan
-    tensors["maps"][0] = torch.nan
+    tensors["maps"][0] = -128
     found = read_observation(write_tensors(tmp_path / "one.safetensors", about, tensors))
     assert found.measured.profiles[0].isnan().all()
     assert found.measured.shares["object"].isnan().tolist() == [True] + [False] * (IMAGES - 1)

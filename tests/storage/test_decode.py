@@ -191,11 +191,19 @@ def test_a_decoded_value_is_checked_by_its_own_class():
 
 @pytest.mark.parametrize("schema", [0, 2, "1", None, [1]])
 def test_other_schemas_are_refused(schema: Any):
-    check_schema({"schema": 1})
+    assert check_schema({"schema": 1}) == 1
     with pytest.raises(ValueError, match=r"^it has schema .*, and this version reads 1; install"):
         check_schema({"schema": schema})
     with pytest.raises(ValueError, match=r"^it has schema None"):
         check_schema({})
+
+
+def test_older_schemas_of_a_file_are_read():
+    assert [check_schema({"schema": schema}, 2) for schema in (1, 2)] == [1, 2]
+    with pytest.raises(
+        ValueError, match="it has schema 3, and this version reads 1 and 2; install"
+    ):
+        check_schema({"schema": 3}, 2)
 
 
 def test_shapes():

@@ -13,6 +13,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from records import write_tensors
+from stores import FaultyStore
 
 from lightning_saliency.errors import RecordError
 from lightning_saliency.storage import files
@@ -24,6 +25,7 @@ from lightning_saliency.storage.files import (
     tensor_bytes,
     write_whole,
 )
+from lightning_saliency.storage.places import find_place
 
 # --- writing
 
@@ -125,13 +127,30 @@ def test_ascii_only_replaces_other_letters():
 # --- reading
 
 
-def test_what_was_encoded_is_read(tmp_path: Path):
+def by_url(read: Any) -> Any:
+    """The same file, read through a store of fsspec."""
+    return lambda path: read(find_place(f"{FaultyStore.protocol}://{path}"))
+
+
+TENSOR_READERS = [
+    pytest.param(read_tensors, id="tensors"),
+    pytest.param(by_url(read_tensors), id="tensors-by-url"),
+]
+READERS = [
+    pytest.param(read_json, id="json"),
+    pytest.param(by_url(read_json), id="json-by-url"),
+    *TENSOR_READERS,
+]
+
+
+@pytest.mark.parametrize("read", TENSOR_READERS)
+def test_what_was_encoded_is_read(read: Any, tmp_path: Path):
     data = {"text": "crème \u202e \udce9", "numbers": [1, 0.5, None], "nested": {"a": True}}
     (tmp_path / "file.json").write_bytes(json_bytes(data))
     assert read_json(tmp_path / "file.json") == data
     tensors = {"a": torch.rand(2, 3).t(), "b": torch.tensor([True])}
     (tmp_path / "file.safetensors").write_bytes(tensor_bytes(data, tensors))
-    about, found = read_tensors(tmp_path / "file.safetensors")
+    about, found = read(tmp_path / "file.safetensors")
     assert about == data
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
@@ -142,7 +161,9 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "a.safetensors").write_bytes(tensor_bytes({"a": 1}, {"x": torch.zeros(3)}))
     for name, limit, read in (
         ("a.json", "MAX_JSON", read_json),
+        ("a.json", "MAX_JSON", by_url(read_json)),
         ("a.safetensors", "MAX_TENSORS", read_tensors),
+        ("a.safetensors", "MAX_TENSORS", by_url(read_tensors)),
     ):
         size = (tmp_path / name).stat().st_size
         with monkeypatch.context() as patched:
@@ -158,7 +179,9 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path, monkeypatch: pytest.Monk
 def test_files_that_are_too_large_are_not_read(tmp_path: Path):
     for name, size, read in (
         ("run.json", 2_000_001, read_json),
+        ("run.json", 2_000_001, by_url(read_json)),
         ("big.safetensors", 500_000_001, read_tensors),
+        ("big.safetensors", 500_000_001, by_url(read_tensors)),
     ):
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)  # The file is sparse and takes no room on the disk.
@@ -166,18 +189,21 @@ def test_files_that_are_too_large_are_not_read(tmp_path: Path):
             read(tmp_path / name)
 
 
-def test_a_header_over_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("read", TENSOR_READERS)
+def test_a_header_over_the_limit_is_not_read(
+    read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = tmp_path / "a.safetensors"
     path.write_bytes(tensor_bytes({"a": 1}, {"x": torch.zeros(3)}))
     claimed = int.from_bytes(path.read_bytes()[:8], "little")
     monkeypatch.setattr(files, "MAX_JSON", claimed)
-    read_tensors(path)
+    read(path)
     monkeypatch.setattr(files, "MAX_JSON", claimed - 1)
     with pytest.raises(RecordError, match=f"its header claims {claimed} bytes"):
-        read_tensors(path)
+        read(path)
 
 
-@pytest.mark.parametrize("read", [read_json, read_tensors])
+@pytest.mark.parametrize("read", READERS)
 def test_a_file_that_is_missing_or_not_a_regular_file_is_refused(read: Any, tmp_path: Path):
     """Reading a pipe would wait for a writer that may never come."""
     os.mkfifo(tmp_path / "pipe")
@@ -202,7 +228,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("read", [read_json, read_tensors])
+@pytest.mark.parametrize("read", READERS)
 def test_broken_files_are_refused_in_one_line(name: str, read: Any, tmp_path: Path):
     path = tmp_path / name
     path.write_bytes(BROKEN[name])
@@ -231,28 +257,31 @@ def test_text_that_is_not_json_is_refused(text: str, tmp_path: Path):
         read_tensors(path)
 
 
-def test_files_without_metadata_are_named(tmp_path: Path):
+@pytest.mark.parametrize("read", TENSOR_READERS)
+def test_files_without_metadata_are_named(read: Any, tmp_path: Path):
     path = tmp_path / "weights.safetensors"
     for metadata in (None, {"format": "pt"}):
         path.write_bytes(safetensors.torch.save({"weight": torch.zeros(2)}, metadata))
         with pytest.raises(RecordError, match=r"weights\.safetensors .*: it has no metadata$"):
-            read_tensors(path)
+            read(path)
 
 
-def test_a_header_that_claims_gigabytes_costs_no_memory(tmp_path: Path):
+@pytest.mark.parametrize("read", TENSOR_READERS)
+def test_a_header_that_claims_gigabytes_costs_no_memory(read: Any, tmp_path: Path):
     tensor = {"dtype": "F16", "shape": [10**6, 10**4], "data_offsets": [0, 2 * 10**10]}
     claimed = json.dumps({"__metadata__": {"about": "{}"}, "maps": tensor}).encode()
     path = tmp_path / "huge.safetensors"
     path.write_bytes(len(claimed).to_bytes(8, "little") + claimed)
     with pytest.raises(RecordError, match="is damaged"):
-        read_tensors(path)
+        read(path)
 
 
-def test_tensors_do_not_depend_on_their_file(tmp_path: Path):
+@pytest.mark.parametrize("read", TENSOR_READERS)
+def test_tensors_do_not_depend_on_their_file(read: Any, tmp_path: Path):
     """Overwriting a mapped file while a run holds its tensors would kill the run with SIGBUS."""
     path = tmp_path / "one.safetensors"
     path.write_bytes(tensor_bytes({}, {"x": torch.ones(100_000)}))
-    _, found = read_tensors(path)
+    _, found = read(path)
     with path.open("r+b") as file:
         file.truncate(10)
     assert float(found["x"].sum()) == 100_000
