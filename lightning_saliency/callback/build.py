@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from lightning_saliency.attribution.logits import count_classes
-from lightning_saliency.attribution.passes import PassOptions
+from lightning_saliency.attribution.diagnostics import check_classes
+from lightning_saliency.attribution.failures import saying_what_failed
+from lightning_saliency.attribution.passes import PassOptions, Request, compute
+from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import choose_targets
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.callback.options import Options
@@ -41,15 +45,25 @@ def build_observer(
     """Build an observer of ``pl_module``, which is tried on two images. Collective.
 
     Raises:
-        SaliencyError: The module cannot be called with images, what it returns holds no logits,
-            or it fails on another rank.
-        ValueError: Targets that the module or the probe does not know, or a requirement on a
-            region that the probe has no mask of.
+        SaliencyError: The module cannot be called with images, what it returns holds no logits or
+            does not depend on the images, or it fails on another rank.
+        ValueError: Targets that the module or the probe does not know, labels that do not fit, or
+            a requirement on a region that the probe has no mask of.
     """
     forward = wrap_forward(trainer, options.forward)
-    passes = PassOptions(forward, options.chunk_size, alone=not ranks.sharded)
+    passes = PassOptions(
+        forward,
+        options.chunk_size,
+        alone=not ranks.sharded,
+        warned=set(),
+        classes=probe.num_classes,
+    )
+    # Those of the observations, in the same order, so that a doubt is found in the same words.
+    rules = dict.fromkeys((*options.rules, "gradient" if check is None else check.rule))
     with ranks.synchronized("trying the model on images of the probe"):
-        classes = _try_model(callable_model(trainer, pl_module), pl_module, probe, passes)
+        classes = _try_model(callable_model(trainer, pl_module), probe, passes, list(rules))
+    probe.check_fit(classes)
+    check_classes(classes, probe.labels, probe.class_names or ())
     targets = choose_targets(
         options.targets, classes, probe.all_true_classes(), probe.class_names or ()
     )
@@ -65,26 +79,27 @@ def build_observer(
     )
 
 
-def _try_model(model: Any, pl_module: Any, probe: ProbeBatch, options: PassOptions) -> int:
-    """Count the logits of the model; if it cannot be called with images, say what to do."""
-    batch = min(2, options.chunk_size or 2)
+def _try_model(model: Any, probe: ProbeBatch, options: PassOptions, rules: Sequence[Rule]) -> int:
+    """Explain one class of two images, and count the logits.
+
+    A whole pass of the kind that observations make, so that what would fail in the first of them,
+    perhaps after hours of training, fails before anything is trained.
+    """
+    # Of a single image, the same twice: see `count_classes`.
+    tried = torch.arange(min(2, options.chunk_size or 2)) % len(probe)
+    extras = {name: rows[tried] for name, rows in probe.extras.items()}
+    trial = replace(options, forward=saying_what_failed(options.forward))
     try:
-        return count_classes(model, probe.images, options.forward, batch=batch)
-    except torch.OutOfMemoryError:
-        if batch == 1 or not options.alone:
-            raise
-    except SaliencyError:
+        request = Request(tuple(rules), 0)
+        (explained,) = compute(trial, model, probe.images[tried], [request], extras)
+    except (SaliencyError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        images = f"{tuple(probe.images.shape[1:])} {probe.images.dtype}"
         raise SaliencyError(
-            f"trying {type(pl_module).__name__} on images of the probe, {images}, failed: "
-            f"{type(error).__name__}: {error}\nIf it takes something other than images, pass "
-            "`forward=lambda model, images: …` that returns the logits; if it takes other images, "
-            "pass `probe=ProbeBatch(images, labels)`."
+            f"trying {type(model).__name__} on images of the probe failed in the backward pass: "
+            f"{type(error).__name__}: {error}"
         ) from error
-    # Outside of the handler, whose error would still hold on to the memory of the pass.
-    return count_classes(model, probe.images, options.forward, batch=1)
+    return explained.logits.shape[1]
 
 
 def build_meter(
@@ -106,11 +121,28 @@ def build_meter(
     )
 
 
-def build_publisher(trainer: Trainer, observer: Observer, options: Options) -> Publisher:
-    """Build a publisher of what ``observer`` sees. Collective."""
-    ranks, folder = observer.ranks, find_run_folder(trainer, observer.ranks)
+def build_publisher(
+    trainer: Trainer,
+    observer: Observer,
+    options: Options,
+    number: int = 1,
+    *,
+    checked: bool = False,
+) -> Publisher:
+    """Build a publisher of what ``observer`` sees. Collective.
+
+    Args:
+        trainer: Of the run.
+        observer: Of its model.
+        options: What to show and how.
+        number: Of the model, among those that the trainer has fitted; each has its own record.
+        checked: Whether the run is held against a check.
+    """
+    ranks = observer.ranks
+    folder = find_run_folder(trainer, ranks, needed=checked)
     first, log = ranks.rank == 0, PictureLog(trainer.loggers, folder, options.image_format)
-    kept = folder / safe_name(options.name) if options.record and folder is not None else None
+    name = options.name if number == 1 else f"{options.name}-{number}"
+    kept = folder / safe_name(name) if options.record and folder is not None else None
     return Publisher(
         tag=options.name,
         probe=observer.probe,

@@ -15,26 +15,30 @@ class Tolerance:
     """Carries out ``on_error``.
 
     Args:
-        on_error: ``"raise"`` or ``"warn"``.
+        on_error: ``"raise"`` or ``"warn"``; ``None`` raises unless what fails is optional.
 
     Attributes:
         stage: Of the trainer: ``"fit"`` or another. Outside of training only a sharded run raises.
         sharded: Whether other processes would wait for this one.
+        cause: The last error that was survived, in words.
     """
 
-    def __init__(self, on_error: OnError) -> None:
+    def __init__(self, on_error: OnError | None) -> None:
         self._on_error = on_error
         self._warned: set[str] = set()
-        self.stage, self.sharded = "", False
+        self.stage, self.sharded, self.cause = "", False, ""
 
     @contextmanager
-    def __call__(self, doing: str, when: str = "", *, unchanged: bool = False) -> Iterator[None]:
+    def __call__(
+        self, doing: str, when: str = "", *, unchanged: bool = False, optional: bool = False
+    ) -> Iterator[None]:
         """Raise what fails in the block with a word on what was being done, or warn of it once.
 
         Args:
             doing: What is being done.
             when: The moment, in words.
             unchanged: Whether an error is raised as it is, because it says enough.
+            optional: Whether only an explicit ``on_error="raise"`` makes a failure an error.
         """
         # Loggers draw random numbers too: for names of files, for pauses before they try again.
         with random_streams_kept():
@@ -42,13 +46,14 @@ class Tolerance:
                 yield
             except Exception as error:
                 # A mistake in an argument is never survived: nothing is lost yet.
-                if unchanged and (self._raises or isinstance(error, TypeError | ValueError)):
+                mistake = isinstance(error, TypeError | ValueError) and not optional
+                if unchanged and (mistake or self._raises(optional=optional)):
                     raise
-                self._handle(error, doing, when)
+                self._handle(error, doing, when, optional=optional)
 
-    @property
-    def _raises(self) -> bool:
-        return self._on_error == "raise" and (self.stage == "fit" or self.sharded)
+    def _raises(self, *, optional: bool) -> bool:
+        asked = self._on_error == "raise" or (self._on_error is None and not optional)
+        return asked and (self.stage == "fit" or self.sharded)
 
     def check_sharded(self) -> None:
         """Refuse a promise that cannot be kept.
@@ -62,15 +67,16 @@ class Tolerance:
                 "in a pass leaves the others waiting. Use `on_error='raise'`."
             )
 
-    def _handle(self, error: Exception, doing: str, when: str) -> None:
-        cause = f"{type(error).__name__}: {error}"
+    def _handle(self, error: Exception, doing: str, when: str, *, optional: bool) -> None:
+        self.cause = cause = f"{type(error).__name__}: {error}"
         failed = f"{doing} ({when}) failed" if when else f"{doing} failed"
-        if self._raises:
+        if self._raises(optional=optional):
             hint = "" if self.sharded else _HINT
             raise SaliencyError(f"{failed}: {cause}{hint}") from error
         if doing not in self._warned:
             what = "training" if self.stage == "fit" else "the run"
-            warn(f"{failed}, {what} goes on: {cause}")
+            blind = " and is not observed" if optional else ""
+            warn(f"{failed}, {what} goes on{blind}: {cause}")
         self._warned.add(doing)
 
 

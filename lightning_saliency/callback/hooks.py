@@ -7,11 +7,17 @@ from typing import Any
 
 from lightning_saliency.attribution.logits import Forward
 from lightning_saliency.attribution.rules import Rule
+from lightning_saliency.callback.last_hook import drop_last, run_last
 from lightning_saliency.callback.options import OnError, Options
 from lightning_saliency.callback.publisher import check_tags
 from lightning_saliency.callback.schedule import Schedule, check_monitors
 from lightning_saliency.callback.session import Session
-from lightning_saliency.callback.trainer import Trainer, current_step
+from lightning_saliency.callback.trainer import (
+    Trainer,
+    current_step,
+    is_last_batch_of_epoch,
+    is_last_batch_of_evaluation,
+)
 from lightning_saliency.check.attention import AttentionCheck
 from lightning_saliency.draw.canvas import ImageFormat
 from lightning_saliency.draw.colours import Style
@@ -27,7 +33,8 @@ class SaliencyCallbackBase:
     class is framed, the predicted one bold. When training ends, every image gets a film strip
     under ``saliency_filmstrip/<image name>``: one row per class and one column per observation, at
     most twelve. TensorBoard, W&B and MLflow take the pictures; with none of these they become PNG
-    files in the run's folder.
+    files in the run's folder. A trainer that has no logger, no checkpoints and no
+    ``default_root_dir`` keeps no files, unless there is a ``check``.
 
     The run is left as it was: weights, metrics and random streams are those of a run without the
     callback.
@@ -35,6 +42,7 @@ class SaliencyCallbackBase:
     Args:
         probe: The images. By default eight of the validation dataset (of the training dataset if
             there is none), spread over its classes; the same ones in every run with the same data.
+            Images that come from a dataset, a loader or a batch pass the module's batch hooks.
         targets: The classes to explain: ``"auto"``, all up to ten, else the label and the four
             strongest others; ``"all"``; ``"label"``; ``"predicted"``; ``"top3"`` or any number;
             or a list of indices or class names.
@@ -45,7 +53,8 @@ class SaliencyCallbackBase:
             ``(E + 1) % every_n_epochs == 0``; 0 for no epoch.
         epochs: The epochs to observe, counted from 0, in place of ``every_n_epochs``.
         every_n_train_steps: Optimizer steps between observations, in addition to epoch ends.
-        at_start: Whether the untrained model is observed. The trained one always is.
+        at_start: Whether the untrained model is observed. The trained one always is, once more if
+            its weights change after the last epoch, as averaged or pruned ones do.
         forward: ``forward(pl_module, images)`` returns the logits, for a module that is not
             called plainly.
         style: ``"signed"``, red where the logit rises with the pixel, blue where it falls;
@@ -58,7 +67,9 @@ class SaliencyCallbackBase:
         check: What the run is checked against; see :class:`AttentionCheck`.
         record: Whether each observation is kept in the run's folder, for checks and comparisons.
         keep: The most observations to keep there, the first and the last included; all by default.
-        on_error: ``"raise"``, or ``"warn"`` to go on training if an observation fails.
+        on_error: ``"warn"`` to go on training if an observation fails, or ``"raise"``. By default
+            a failure is an error, except that training goes on without observations, with a
+            warning, if no probe was passed and none can be chosen.
         name: Prefix of the tags; every callback of a trainer needs its own.
 
     Raises:
@@ -86,7 +97,7 @@ class SaliencyCallbackBase:
         check: AttentionCheck | None = None,
         record: bool = True,
         keep: int | None = None,
-        on_error: OnError = "raise",
+        on_error: OnError | None = None,
         name: str = "saliency",
     ) -> None:
         super().__init__()
@@ -145,15 +156,20 @@ class SaliencyCallbackBase:
         self._session.load_state_dict(state_dict)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse what could not work, and begin a session if this is another trainer's run."""
+        """Refuse what could not work, and begin a session if this is another run."""
         if not self._session.belongs_to(trainer):
             self._session = self._new_session(trainer)
-        self._session.tolerance.stage, self._session.ours[:] = stage, _names_in(trainer)
+        elif stage == "fit" and self._session.has_trained_another(pl_module):
+            earlier, self._session = self._session, self._new_session(trainer)
+            self._session.follow(earlier)
+        self._session.set_stage(stage, _names_in(trainer))
         check_monitors(trainer, self.name, self.schedule)
         check_tags(self.name, _names_in(trainer), self.probe)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the model."""
+        if stage == "fit" and trainer.is_global_zero:
+            self._session.warn_of_late_changes(pl_module)
         self._session.release()
         self._drop_log()
 
@@ -172,17 +188,52 @@ class SaliencyCallbackBase:
         """Observe the model if a training step is due."""
         self._session.step(trainer, pl_module)
 
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Observe a due epoch's end at its last validation, which monitors wait for."""
-        if trainer.sanity_checking:
-            return
+    def on_validation_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Observe the model that was validated, at the last batch.
+
+        When the epoch ends, a callback that comes before this one may already have put the weights
+        back that it had replaced by their averages for the time of the validation.
+        """
+        if not trainer.sanity_checking and is_last_batch_of_evaluation(trainer):
+            self._observe_validated(trainer, pl_module)
+
+    def _observe_validated(self, trainer: Any, pl_module: Any) -> None:
         if trainer.state.fn != "fit":
             self._session.observe_alone(trainer, pl_module, "validated")
-        elif trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        elif is_last_batch_of_epoch(trainer):
+            self._session.observe_epoch(trainer, pl_module, current_step(trainer))
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Give monitors, which wait for the validation, what was observed at its last batch."""
+        if trainer.sanity_checking:
+            return
+        self._observe_validated(trainer, pl_module)  # if the last batch was not known as such
+        if trainer.state.fn == "fit" and is_last_batch_of_epoch(trainer):
             self._session.end_epoch(trainer, pl_module, current_step(trainer))
 
+    def on_test_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Observe the model that was tested, at the last batch."""
+        if is_last_batch_of_evaluation(trainer):
+            self._session.observe_alone(trainer, pl_module, "tested")
+
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Observe the model that is tested."""
+        """Observe the model that was tested, if the last batch was not known as such."""
         self._session.observe_alone(trainer, pl_module, "tested")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -190,14 +241,23 @@ class SaliencyCallbackBase:
         self._session.end_epoch(trainer, pl_module, current_step(trainer) - 1)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Observe the trained model, if that is still to be done; draw, write down, judge."""
-        self._session.end(trainer, pl_module)
+        """Observe the trained model, if that is still to be done; draw, write down, judge.
+
+        This waits for the other callbacks and the module, who may change the weights in this hook.
+        """
+        session = self._session
+        run_last(trainer.strategy, lambda: session.end(trainer, pl_module))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Draw the film strips also of a training that is interrupted by hand."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
-            self._session.conclude(trainer, finished=False)
-        self._drop_log()
+        """Draw the film strips also of a training that is interrupted by hand; let go of it."""
+        drop_last(trainer.strategy)
+        try:
+            if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+                self._session.conclude(trainer, finished=False)
+        finally:
+            # Lightning calls no `teardown` after an exception.
+            self._session.release()
+            self._drop_log()
 
 
 def _names_in(trainer: Trainer) -> list[str]:

@@ -9,11 +9,16 @@ from typing import Any, Literal, TypeAlias
 
 from lightning_saliency.attribution.logits import Forward
 from lightning_saliency.attribution.rules import RULES, Rule
-from lightning_saliency.attribution.targets import check_words
+from lightning_saliency.attribution.targets import read_words
 from lightning_saliency.draw.canvas import IMAGE_FORMATS, ImageFormat
 from lightning_saliency.draw.colours import STYLES, Style
 from lightning_saliency.draw.mosaics import Scale
-from lightning_saliency.functional.arguments import check_choice, check_integer, is_integer
+from lightning_saliency.functional.arguments import (
+    check_choice,
+    check_integer,
+    is_integer,
+    plain_text,
+)
 
 OnError: TypeAlias = Literal["raise", "warn"]
 
@@ -37,15 +42,16 @@ class Options:
     chunk_size: int | None = None
     record: bool = True
     keep: int | None = None
-    on_error: OnError = "raise"
+    on_error: OnError | None = None
     name: str = "saliency"
 
     def __post_init__(self) -> None:
-        check_words(self.targets)
+        object.__setattr__(self, "targets", read_words(self.targets))
         _check_rules(self.rule)
         check_choice("style", self.style, STYLES)
         check_choice("image_format", self.image_format, IMAGE_FORMATS)
-        check_choice("on_error", self.on_error, ("raise", "warn"))
+        if self.on_error is not None:
+            check_choice("on_error", self.on_error, ("raise", "warn"))
         check_integer("tile_size", self.tile_size, 16)
         if self.chunk_size is not None:
             check_integer("chunk_size", self.chunk_size, 1)
@@ -58,6 +64,18 @@ class Options:
                 "`forward` must be a function `forward(pl_module, images) -> logits` or None, got "
                 f"{self.forward!r}."
             )
+        # Checkpoints and records take plain strings and integers only, so numpy's and those of an
+        # enumeration are converted.
+        rule = self.rule if isinstance(self.rule, str) else tuple(map(plain_text, self.rule))
+        plain = {
+            "rule": plain_text(rule) if isinstance(rule, str) else rule,
+            "style": plain_text(self.style),
+            "scale": plain_text(self.scale) if isinstance(self.scale, str) else self.scale,
+            "image_format": plain_text(self.image_format),
+            "name": plain_text(self.name),
+        }
+        for argument, value in plain.items():
+            object.__setattr__(self, argument, value)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -73,7 +91,7 @@ class Options:
     @property
     def display_key(self) -> dict[str, Any]:
         """What must agree for maps to stand in one film strip; primitives only."""
-        rules = [str(rule) for rule in self.rules]
+        rules = list(self.rules)
         words = self.targets if isinstance(self.targets, str) else list(self.targets)
         return {"rule": rules[0] if len(rules) == 1 else rules, "targets": words}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lightning_saliency.callback.failures import warn
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.check.attention import AttentionCheck
 from lightning_saliency.check.difference import draw
 from lightning_saliency.check.evaluate import Candidate
+from lightning_saliency.check.report import as_json
 from lightning_saliency.check.verdict import Verdict
 from lightning_saliency.draw.mosaics import MosaicRenderer
 from lightning_saliency.errors import SaliencyError
@@ -22,6 +22,7 @@ from lightning_saliency.record.observation import Numbers, Observation
 from lightning_saliency.record.run import RunInfo
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.storage.files import safe_name
+from lightning_saliency.storage.places import Place
 
 # TensorBoard's thread computes checksums in Python and slows down drawing, so a batch of pictures
 # is drawn before the first of them is logged.
@@ -48,7 +49,7 @@ class Publisher:
     ranks: Ranks
     log: PictureLog | None
     writer: RunWriter | None
-    recorded_at: Path | None
+    recorded_at: Place | None
 
     def begin(self, info: RunInfo, *, after: int | None) -> int:
         """Begin the record of a run, or go on in it.
@@ -88,6 +89,12 @@ class Publisher:
                 self._log_mosaics(self.log, observation)
                 self.log.add_scalars(self.scalars(observation.measures), observation.step)
 
+    def note_metrics(self, step: int, metrics: Numbers) -> None:
+        """Record what the run has logged by the observation at ``step``."""
+        with self.ranks.synchronized("recording the metrics"):
+            if self.writer is not None:
+                self.writer.note_metrics(step, metrics)
+
     def scalars(self, measures: Numbers) -> dict[str, float]:
         """What was measured, by tag."""
         return {f"{self.tag}/{name}": value for name, value in measures.items()}
@@ -95,8 +102,10 @@ class Publisher:
     def publish_verdict(
         self, candidate: Candidate, check: AttentionCheck, verdict: Verdict
     ) -> None:
-        """Log the picture of a verdict that is not clean."""
+        """Record a verdict, and log its picture if it is not clean."""
         with self.ranks.synchronized("drawing what moved"):
+            if self.writer is not None:
+                self.writer.note_verdict(as_json(verdict, self.tag, candidate.observation).encode())
             if self.log is not None and check.reference is not None and verdict.confirmable:
                 picture = draw(candidate, check.reference, verdict)
                 self.log.add(self.verdict_tag, picture, candidate.observation.step)
@@ -124,7 +133,7 @@ class Publisher:
                 self.writer.end(metrics, finished=finished)
 
     @property
-    def files_at(self) -> Path | None:
+    def files_at(self) -> Place | None:
         """The folder of the mosaics, if they became files on this rank."""
         folder = None if self.log is None else self.log.files_at
         return None if folder is None else folder / safe_name(self.tag)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from lightning_saliency.callback.batch_hooks import transfer_probe
 from lightning_saliency.callback.build import build_observer, build_publisher
 from lightning_saliency.callback.checking import Checking
 from lightning_saliency.callback.default_probe import choose_probe
@@ -22,15 +24,18 @@ from lightning_saliency.callback.trainer import (
     logged_metrics,
 )
 from lightning_saliency.check.attention import AttentionCheck, Gate
+from lightning_saliency.isolation.tensors import is_uninitialised
 from lightning_saliency.observe.history import History
 from lightning_saliency.observe.observer import Observer
 from lightning_saliency.observe.provenance import run_info
 from lightning_saliency.observe.ranks import Ranks
+from lightning_saliency.observe.weights import digest_tensors, digest_weights
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Observation
 from lightning_saliency.record.run import RunInfo
 
 UNTRAINED = "untrained"
+TRAINED = "trained"  # what training leaves behind, if that is not the model at its last epoch's end
 
 
 class Session:
@@ -63,6 +68,10 @@ class Session:
         self._options, self._schedule = options, schedule
         self.ours: list[str] = []
         self._trainer = None if trainer is None else weakref.ref(trainer)
+        self._trained: weakref.ref[Any] | None = None  # the module
+        self._number = 1  # of the model, among those that this trainer has fitted
+        self._begins = False  # whether nothing was seen of this model, unlike the ones before
+        self._seen_alone = False  # whether the model was observed in this validation or test
         self._gate = None if check is None else Gate(check)
         self._epoch = -1  # the current one, or the last; trainers count on before hooks are called
         self._reported_epoch = -1  # the last one whose scalars were given to monitors
@@ -77,15 +86,32 @@ class Session:
         self._publisher: Publisher | None = None
         self._checking: Checking | None = None
         self._observation: Observation | None = None  # of the model as it is now
+        self._weights: dict[str, int] | None = None  # a digest of those that were observed last
 
     def __getstate__(self) -> dict[str, Any]:
         """What tuners and spawned processes copy: nothing that belongs to a trainer."""
-        live = ("_trainer", "_observer", "_publisher", "_checking", "_observation")
-        return {**self.__dict__, **dict.fromkeys(live)}
+        live = ("_trainer", "_trained", "_observer", "_publisher", "_checking", "_observation")
+        return {**self.__dict__, **dict.fromkeys((*live, "_weights"))}
 
     def belongs_to(self, trainer: Trainer) -> bool:
         """Whether this is a run of ``trainer``."""
         return self._trainer is not None and self._trainer() is trainer
+
+    def has_trained_another(self, pl_module: Any) -> bool:
+        """Whether the model that was observed in training is another one than ``pl_module``."""
+        if self._trained is None or self.history.first_profile is None:
+            return False
+        return self._trained() is not pl_module
+
+    def follow(self, earlier: Session) -> None:
+        """Begin the run of another model of the trainer; its steps go on where they are."""
+        self.history.last_step = earlier.history.last_step
+        self._number, self._begins = earlier._number + 1, True
+
+    def set_stage(self, stage: str, ours: Sequence[str]) -> None:
+        """Note what the trainer is about to do, and the names of all our callbacks in it."""
+        self.tolerance.stage, self.ours[:] = stage, ours
+        self._seen_alone = False
 
     def release(self) -> None:
         """Let go of the model and of all that refers to it."""
@@ -97,12 +123,21 @@ class Session:
         """Choose the probe and the classes, and observe the untrained model."""
         ranks = self._join_ranks(trainer)
         check_schedulers(trainer, self._options.name, self._schedule)
+        self._trained = weakref.ref(pl_module)
         with self.tolerance("preparing to observe", unchanged=True):
             self._prepare(trainer, pl_module, ranks)
+        if self._schedule.at_start and (self._begins or trainer.global_step == 0):
+            if is_uninitialised(pl_module):
+                warn(
+                    f"{type(pl_module).__name__} has lazy layers, whose weights the first training "
+                    "step will make, so the untrained model is not observed. Run one batch through "
+                    "it before `fit`, or pass `at_start=False`."
+                )
+            else:
+                self._observe(trainer, pl_module, UNTRAINED, current_step(trainer))
+        self._begins = False
         # A run that is resumed in mid-epoch does not begin the epoch again.
         self._epoch, self._steps_done = trainer.current_epoch, trainer.global_step
-        if self._schedule.at_start and trainer.global_step == 0:
-            self._observe(trainer, pl_module, UNTRAINED, current_step(trainer))
 
     def step(self, trainer: Trainer, pl_module: Any) -> None:
         """Note that the model was trained, and observe it if a training step is due."""
@@ -111,21 +146,30 @@ class Session:
         if self._schedule.due_step(self._steps_done, before):
             self._observe(trainer, pl_module, f"step {self._steps_done}", current_step(trainer))
 
+    def observe_epoch(self, trainer: Trainer, pl_module: Any, step: int) -> None:
+        """Observe the end of a due epoch, once."""
+        if self._schedule.due_epoch(self._epoch) and self.history.changed:
+            self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
+
     def end_epoch(self, trainer: Trainer, pl_module: Any, step: int) -> None:
         """Observe the end of a due epoch, once; give its scalars to monitors; check it."""
         if not self._schedule.due_epoch(self._epoch):
             return
-        if self.history.changed:
-            self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
+        self.observe_epoch(trainer, pl_module, step)
         if self._reported_epoch != self._epoch:
             with self.tolerance("telling monitors what was measured"):
                 self._report_to_monitors(pl_module)
+        with self.tolerance("recording the metrics"):
+            self._note_metrics(trainer)
         # After a validation, and again when training's part of the epoch ends: the condition of a
         # check may wait for what the module logs in between.
         self._check(trainer, pl_module, last=False)
 
     def observe_alone(self, trainer: Trainer, pl_module: Any, caption: str) -> None:
         """Observe outside of training, once; a failure there does not cost the metrics."""
+        if self._seen_alone:
+            return
+        self._seen_alone = True
         with self.tolerance("preparing to observe"):
             self._prepare(trainer, pl_module, self._join_ranks(trainer))
             self._observe(trainer, pl_module, caption, current_step(trainer))
@@ -137,6 +181,22 @@ class Session:
             lambda: self.conclude(trainer, finished=True),
             lambda: self._check(trainer, pl_module, last=True),
         )
+
+    def warn_of_late_changes(self, pl_module: Any) -> None:
+        """Warn if weights changed after training, when it was too late to observe them.
+
+        Only parameters count, because a buffer may also count something. A sharded model is put
+        together or taken apart when the strategy ends, so it cannot be compared.
+        """
+        if self._weights is None or self.tolerance.sharded:
+            return
+        now = digest_tensors(pl_module.named_parameters())
+        if not now.items() <= self._weights.items():
+            warn(
+                f"the weights changed after training had ended, in `on_fit_end` or `teardown`: the "
+                f"last observation of {self._options.name!r} is of the model before. Change them "
+                "in `on_train_end`."
+            )
 
     def conclude(self, trainer: Trainer, *, finished: bool) -> None:
         """Draw the film strips, and write down how the run ended; once."""
@@ -169,6 +229,13 @@ class Session:
         stored = None if state["probe"] is None else ProbeBatch.from_state(state["probe"])
         if self.probe is None:
             self.probe = stored
+        else:
+            # The probe of the run has passed the hooks. Where the module cannot pass batches yet,
+            # the same is tried again, and its error raised, when training starts.
+            trainer = None if self._trainer is None else self._trainer()
+            if trainer is not None:
+                with suppress(Exception):
+                    self.probe = transfer_probe(trainer, trainer.lightning_module, self.probe)
         differences = list(self._differences(stored, shown))
         if self._gate is not None and not differences:
             self._gate.load_state_dict(state["gate"])
@@ -180,6 +247,9 @@ class Session:
             history = history.reset()
         history.last_step = max(history.last_step, self.history.last_step)
         self.history = history
+        if self._begins and history.first_profile is not None:
+            # It is the run of the model before that is resumed, in another module.
+            self._number, self._begins = self._number - 1, False
 
     def _differences(
         self, stored: ProbeBatch | None, shown: Mapping[str, Any]
@@ -205,26 +275,57 @@ class Session:
         # After an exception Lightning calls no `teardown`, so an earlier run may still be here.
         self._forget()
         self._info, self._concluded = None, False
-        with ranks.synchronized("preparing to observe"):
-            if self.probe is None:
-                self.probe = choose_probe(trainer, pl_module)
-        if ranks.world > 1:
-            self.probe = ProbeBatch.from_state(ranks.broadcast(self.probe.state()))
+        self._find_probe(trainer, pl_module, ranks)
+        if self.probe is None:
+            return
         check = None if self._gate is None else self._gate.check
         self._observer = build_observer(trainer, pl_module, self.probe, self._options, ranks, check)
-        self._publisher = build_publisher(trainer, self._observer, self._options)
+        self._publisher = build_publisher(
+            trainer, self._observer, self._options, self._number, checked=check is not None
+        )
         if self._gate is not None:
             self._checking = Checking(
                 self._gate, self.tolerance, self._observer, self._publisher, self.ours
             )
         # Outside of training, what is in the folder is of the model's past, and stays.
         self._past = self.history.last_step if self.tolerance.stage == "fit" else None
+        if self._begins and self.tolerance.stage == "fit":
+            self._past = -1
+            where = self._publisher.recorded_at
+            recorded = "" if where is None else f", recorded in {where}"
+            inform(
+                trainer,
+                f"This trainer has fitted another model before: {self._options.name!r} begins "
+                f"again{recorded}",
+            )
 
-    def _observe(self, trainer: Trainer, pl_module: Any, caption: str, step: int) -> None:
+    def _find_probe(self, trainer: Trainer, pl_module: Any, ranks: Ranks) -> None:
+        """Choose a probe, or pass the one at hand through the hooks; the same on every rank."""
+        if self.probe is not None:
+            with ranks.synchronized("passing the probe through the hooks"):
+                self.probe = transfer_probe(trainer, pl_module, self.probe)
+        else:
+            with self.tolerance("choosing a probe", unchanged=True, optional=True):
+                with ranks.synchronized("choosing a probe"):
+                    chosen = choose_probe(trainer, pl_module)
+                self.probe = chosen
+        if self.probe is not None and ranks.world > 1:
+            self.probe = ProbeBatch.from_state(ranks.broadcast(self.probe.state()))
+
+    def _observe(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        caption: str,
+        step: int,
+        unless: Observation | None = None,
+    ) -> None:
+        """Observe the model and publish what was seen, unless ``unless`` shows the very same."""
         observer, publisher = self._observer, self._publisher
         if observer is None or publisher is None:
             return
-        self._observation = None  # earlier observations no longer describe this model
+        # Earlier observations no longer describe this model.
+        self._observation = self._weights = None
         with self.tolerance("observing the model", caption):
             if self._info is None:
                 self._info = self._begin_record(observer, publisher)
@@ -237,6 +338,11 @@ class Session:
                 first=self.history.first_profile,
                 previous=self.history.last_profile,
             )
+            if self.tolerance.stage == "fit":
+                self._weights = digest_weights(pl_module)
+            if unless is not None and observation.shows_same_as(unless):
+                self._observation = unless
+                return
             self.history.add(observation, publisher.scalars(observation.measures))
             self._observation = observation
             publisher.publish(observation)
@@ -251,9 +357,19 @@ class Session:
         return info
 
     def _observe_last(self, trainer: Trainer, pl_module: Any) -> None:
+        step = current_step(trainer) - 1
         if self.history.changed:
-            step = current_step(trainer) - 1
             self._observe(trainer, pl_module, f"epoch {self._epoch}", step)
+        elif self._weights_changed(pl_module):
+            # Other weights may be the same model: when pruning is made permanent, or if all that
+            # changed is a buffer that counts something. Then nothing is added.
+            self._observe(trainer, pl_module, TRAINED, step, self._observation)
+
+    def _weights_changed(self, pl_module: Any) -> bool:
+        """Whether the weights are others than those that were observed last. Collective."""
+        if self._observer is None or self._weights is None:
+            return False
+        return self._observer.ranks.any(digest_weights(pl_module) != self._weights)
 
     def _report_to_monitors(self, pl_module: Any) -> None:
         """Log what was last measured where monitors look; the loggers have it already."""
@@ -272,7 +388,8 @@ class Session:
     def _check(self, trainer: Trainer, pl_module: Any, *, last: bool) -> None:
         if self._checking is None:
             if last and self._gate is not None and trainer.is_global_zero:
-                warn(f"INCONCLUSIVE  {self._options.name}: the model could not be observed")
+                why = f": {self.tolerance.cause}" if self.tolerance.cause else ""
+                warn(f"INCONCLUSIVE  {self._options.name}: the model could not be observed{why}")
         else:
             self._checking.check(
                 trainer,
@@ -292,5 +409,12 @@ class Session:
 
     def _end_record(self, trainer: Trainer, publisher: Publisher, *, finished: bool) -> None:
         with self.tolerance("writing down how the run ended"):
+            self._note_metrics(trainer)
             # On every rank: metrics that are of all ranks are brought together only now.
             publisher.end(logged_metrics(trainer, self.ours), finished=finished)
+
+    def _note_metrics(self, trainer: Trainer) -> None:
+        """Record what the run has logged by now, under the step of its last observation."""
+        publisher, observation = self._publisher, self._observation
+        if publisher is not None and publisher.recorded_at is not None and observation is not None:
+            publisher.note_metrics(observation.step, logged_metrics(trainer, self.ours))

@@ -6,7 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from lightning_saliency.attribution.logits import Forward
+import torch
+from torch import Tensor
+
+from lightning_saliency.attribution.logits import Forward, call_plainly
 from lightning_saliency.callback.loggers import class_name_among
 from lightning_saliency.observe.ranks import Ranks
 
@@ -15,18 +18,21 @@ class Trainer(Protocol):
     """What is relied on of a trainer of either namespace.
 
     The private counters and data sources that a few functions look at, each with a fallback, are
-    reached through ``fit_loop``.
+    reached through ``fit_loop`` and the other loops.
     """
 
     callbacks: list[Any]
     callback_metrics: Mapping[str, Any]
+    checkpoint_callbacks: Sequence[Any]
     current_epoch: int
+    datamodule: Any
     default_root_dir: str
     fast_dev_run: bool | int
     fit_loop: Any
     global_rank: int
     global_step: int
     is_global_zero: bool
+    lightning_module: Any
     lr_scheduler_configs: Sequence[Any]
     log_dir: str | None  # a collective: to be asked for on every rank
     loggers: Sequence[Any]
@@ -35,6 +41,8 @@ class Trainer(Protocol):
     should_stop: bool
     state: Any
     strategy: Any
+    test_loop: Any
+    validate_loop: Any
     world_size: int
 
     # Which data are there, and how often a validation looks at them.
@@ -61,12 +69,26 @@ def wrap_forward(trainer: Trainer, forward: Forward | None) -> Forward:
     """Make a forward pass that runs in the trainer's own precision."""
     plugin = trainer.precision_plugin
 
-    def in_precision(model: Any, images: Any) -> Any:
-        images = plugin.convert_input(images)
+    def in_precision(model: Any, images: Tensor, **extras: Tensor) -> Any:
+        images = plugin.convert_input(_in_default(model, images))
+        extras = {
+            name: rows.to(images.dtype) if rows.is_floating_point() else rows
+            for name, rows in extras.items()
+        }
         with plugin.forward_context():
-            return model(images) if forward is None else forward(model, images)
+            return (forward or call_plainly)(model, images, **extras)
 
     return in_precision
+
+
+def _in_default(model: Any, images: Tensor) -> Tensor:
+    """Cast images of another precision to the default one if the model has it too.
+
+    A probe in float64, as numpy makes them, or in half precision, is meant as it is in training.
+    """
+    default = torch.get_default_dtype()
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return images.to(default) if kinds == {default} else images
 
 
 def current_step(trainer: Trainer) -> int:
@@ -75,6 +97,24 @@ def current_step(trainer: Trainer) -> int:
         return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
     except AttributeError:  # private, so it may disappear; optimizer steps are nearly the same
         return int(trainer.global_step)
+
+
+def is_last_batch_of_epoch(trainer: Trainer) -> bool:
+    """Whether training has taken the last batch of its epoch."""
+    return bool(trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+
+
+def is_last_batch_of_evaluation(trainer: Trainer) -> bool:
+    """Whether the validation or test that is running has taken its last batch, if it can tell."""
+    try:
+        loops = {
+            "fit": trainer.fit_loop.epoch_loop.val_loop,
+            "validate": trainer.validate_loop,
+            "test": trainer.test_loop,
+        }
+        return bool(loops[trainer.state.fn].batch_progress.is_last_batch)
+    except AttributeError:  # private, so it may disappear; then the hook at the end serves
+        return False
 
 
 def logged_metrics(trainer: Trainer, ours: Sequence[str]) -> dict[str, float]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from matrix import Touchy, failing_check, probe
+from matrix import Lazy, Touchy, failing_check, probe
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from training import callback, fit, loader, make_module, seen
+from training import callback, fit, loader, make_module, quiet_trainer, scalars, seen
 
 from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError
 from lightning_saliency.callback.trainer import inform
@@ -20,12 +23,72 @@ from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.record.run import open_run
 
 
-def test_after_a_run_the_callback_holds_neither_model_nor_trainer(tmp_path):
-    ours = callback()
-    fit(tmp_path, ours)
+class Failing(Touchy):
+    """Fails in its second epoch."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.error = error
+
+    def on_train_epoch_end(self) -> None:
+        if self.current_epoch:
+            raise self.error("as planned")
+
+
+def _fit(folder: Path, ours: Any) -> tuple[Any, Any]:
+    module = Touchy()
+    return fit(folder, ours, module=module), module
+
+
+def _fit_and_fail(error: type[BaseException]) -> Any:
+    def failing(folder: Path, ours: Any) -> tuple[Any, Any]:
+        module, trainer = Failing(error), quiet_trainer(folder, ours)
+        with suppress(RuntimeError, SystemExit, KeyboardInterrupt):
+            trainer.fit(module, loader(), loader(16))
+        assert trainer.current_epoch == 1
+        return trainer, module
+
+    return failing
+
+
+def _validate(folder: Path, ours: Any) -> tuple[Any, Any]:
+    module, trainer = Touchy(), quiet_trainer(folder, ours)
+    trainer.validate(module, loader(16), verbose=False)
+    return trainer, module
+
+
+RUNS = [
+    pytest.param(_fit, id="fit"),
+    pytest.param(_fit_and_fail(RuntimeError), id="exception"),
+    pytest.param(_fit_and_fail(KeyboardInterrupt), id="interrupted"),
+    pytest.param(_validate, id="validate"),
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_after_a_run_the_callback_holds_neither_model_nor_trainer(run, tmp_path):
+    ours = SaliencyCallback(probe(), check=failing_check())
+    trainer, module = run(tmp_path, ours)
+    assert seen(ours)
     assert not {"log", "log_dict"} & vars(ours).keys()
     assert len(pickle.dumps(ours)) < 100_000
-    fit(tmp_path / "again", ours)  # Lightning gives them anew
+    gone = [weakref.ref(trainer), weakref.ref(module)]
+    # A trainer and its module refer to each other. If nothing but the callback is left, both go.
+    del trainer, module
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+    fit(tmp_path / "again", ours)  # Lightning gives `log` to the callback again
+
+
+def test_a_model_of_lazy_layers_is_observed_once_it_has_weights(tmp_path):
+    ours = callback()
+    with pytest.warns(SaliencyWarning, match="^Lazy has lazy layers.* not observed. Run one batch"):
+        fit(tmp_path / "lazy", ours, module=Lazy(), num_sanity_val_steps=0)
+    assert [caption for caption, _ in seen(ours)] == ["epoch 0", "epoch 1"]
+    ours, module = callback(), Lazy()
+    module(probe().images)  # the remedy
+    fit(tmp_path / "remedied", ours, module=module, num_sanity_val_steps=0)
+    assert [caption for caption, _ in seen(ours)] == ["untrained", "epoch 0", "epoch 1"]
 
 
 class FromAnIterator(Touchy):
@@ -218,3 +281,15 @@ def test_a_model_that_squeezes_its_output_is_right_for_any_batch_but_one_of_one_
         single = SaliencyCallback(**{"probe": ProbeBatch(probe().images), **options})
         with pytest.raises(SaliencyError, match="does the model squeeze its output"):
             fit(tmp_path / "one", single, module=OneLogit(), max_epochs=1)
+
+
+def test_the_record_holds_what_the_run_had_logged_at_each_observation(tmp_path):
+    fit(tmp_path, SaliencyCallback(probe(), every_n_epochs=2), max_epochs=5)
+    run = open_run(tmp_path)
+    assert [run.observation(step).epoch for step in run.steps()] == [-1, 1, 3, 4]
+    metrics = run.metrics()
+    assert list(metrics) == run.steps()[1:]
+    logged = {tag: dict(found) for tag, found in scalars(tmp_path).items()}
+    for step, found in metrics.items():
+        assert found["val_acc"] == pytest.approx(logged["val_acc"][step])
+    assert metrics[run.steps()[-1]] == run.info.metrics
