@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +25,17 @@ from lightning_saliency.check.report import (
 )
 from lightning_saliency.check.requirements import DEFAULT, merge
 from lightning_saliency.check.verdict import EXIT_CODES, Verdict
+from lightning_saliency.cli.sizes import describe_size, parse_size
 from lightning_saliency.cli.tables import compare_runs, describe_run
 from lightning_saliency.draw.canvas import encode
 from lightning_saliency.errors import NotComparableError, RecordError
 from lightning_saliency.functional.text import plain
-from lightning_saliency.record.run import Run, open_run
+from lightning_saliency.record.run import VERDICT_FILE, Run, open_run
 from lightning_saliency.storage.files import write_whole
+from lightning_saliency.storage.places import Place, find_place
+from lightning_saliency.viewer.record import Record
+from lightning_saliency.viewer.report import BUDGET, build_report, open_records
+from lightning_saliency.viewer.verdict import ShownVerdict
 
 USAGE_OR_DAMAGE = 2
 
@@ -42,7 +49,7 @@ from good runs, preferably three or more with different seeds, and check other r
   lightning-saliency check logs/version_3 --reference attention
 
 RUN is the log folder of a run, or the callback's folder inside it. The last observation of a run is
-the one that counts."""
+the one that counts. RUN, DIR and F may be URLs that fsspec knows, such as s3://bucket/logs."""
 
 _REQUIREMENTS = """\
 requirements:
@@ -50,6 +57,16 @@ requirements:
   *.share within auto    each region with a mask has the share that it has in good runs
   object.share >= 0.6    the region 'object' has at least 60 % of the gradient
   mark.share <= 0.05     the region 'mark' has at most 5 % of the gradient"""
+
+_REPORT = """\
+The file needs no network and no server: send it, or keep it as an artifact of a build. One run can
+be compared with another in it. The verdict is that of the last `check` unless a reference is given.
+The exit code says only whether the file was written; use `check` to fail a build."""
+
+_BUDGET = (
+    "the largest size of the file, such as 500kB or 25MB (default: %(default)s); maps lose levels "
+    "of strength, then pixels, then observations to fit, and the file says so"
+)
 
 _EXIT_CODES = """\
 exit codes:
@@ -102,13 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     made = add(
         "check", _check, "Check a run against a reference.", f"{_REQUIREMENTS}\n\n{_EXIT_CODES}"
     )
-    made.add_argument("run", metavar="RUN", help="log folder of the run")
-    made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
-    _add_require(made, "added to what the reference requires; may be repeated")
-    strict = "turn warnings into failures, even those of a single class"
-    made.add_argument("--strict", action="store_true", help=strict)
-    made.add_argument("--json", metavar="F", type=Path, help="write the verdict to F as JSON")
-    made.add_argument("--junit", metavar="F", type=Path, help="write the verdict to F as JUnit XML")
+    _add_check(made)
 
     made = add("approve", _approve, "Accept a change: replace the reference with new runs.")
     runs = "log folder of a run; three are better than one"
@@ -122,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
 
     made = add("show", _show, "Show what a run has recorded.")
     made.add_argument("run", metavar="RUN")
+
+    made = add("report", _report, "Write runs into one HTML file that opens anywhere.", _REPORT)
+    _add_report(made)
     return parser
 
 
@@ -132,13 +146,32 @@ def _add_require(parser: _Parser, about: str) -> None:
     parser.add_argument("--require", action="append", metavar="S", help=about)
 
 
+def _add_check(made: _Parser) -> None:
+    made.add_argument("run", metavar="RUN", help="log folder of the run")
+    made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
+    _add_require(made, "added to what the reference requires; may be repeated")
+    strict = "turn warnings into failures, even those of a single class"
+    made.add_argument("--strict", action="store_true", help=strict)
+    made.add_argument("--json", metavar="F", help="write the verdict to F as JSON")
+    made.add_argument("--junit", metavar="F", help="write the verdict to F as JUnit XML")
+
+
+def _add_report(made: _Parser) -> None:
+    made.add_argument("runs", metavar="RUN", nargs="+", help="log folder of a run")
+    output = "the HTML file to write, or to replace"
+    made.add_argument("-o", "--output", required=True, metavar="F", type=Path, help=output)
+    judge = "folder of a reference, to put a verdict into the file"
+    made.add_argument("--reference", metavar="DIR", help=judge)
+    made.add_argument("--budget", default=describe_size(BUDGET), metavar="SIZE", help=_BUDGET)
+
+
 def _command(make: Callable[..., _Parser], name: str, about: str, end: str, **more: str) -> _Parser:
     keep_lines = argparse.RawDescriptionHelpFormatter
     return make(name, description=about, epilog=end, formatter_class=keep_lines, **more)
 
 
 def _reference(options: argparse.Namespace) -> int:
-    output = Path(options.output)
+    output = find_place(options.output)
     if (output / REFERENCE_FILE).exists():
         raise RecordError(
             f"there already is a reference in {output}. Replace it with "
@@ -150,7 +183,7 @@ def _reference(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_reference(reference: Reference, folder: Path, runs: Sequence[str]) -> None:
+def _print_reference(reference: Reference, folder: Place, runs: Sequence[str]) -> None:
     count, images = len(reference.runs), len(reference.info.images)
     print(f"{plain(str(folder))}: {count} run{'s' * (count > 1)}, {images} images")
     for requirement in reference.requirements:
@@ -163,7 +196,7 @@ def _print_reference(reference: Reference, folder: Path, runs: Sequence[str]) ->
 
 
 def _check(options: argparse.Namespace) -> int:
-    if not Path(options.reference, REFERENCE_FILE).exists():
+    if not (find_place(options.reference) / REFERENCE_FILE).exists():
         verdict = Verdict("no reference", why=f"there is none in {options.reference}")
         return _print_verdict(options, verdict, options.run)
     reference = Reference.load(options.reference)
@@ -175,6 +208,9 @@ def _check(options: argparse.Namespace) -> int:
     candidate = Candidate(run.info, run.last(), run.info.metrics)
     verdict = evaluate(candidate, reference, requirements, strict=options.strict)
     pictures = _draw(run, candidate, reference, verdict) if verdict.doubtful else ""
+    with suppress(OSError):  # Whoever may only read the run still gets the verdict.
+        data = as_json(verdict, run.info.name, candidate.observation).encode()
+        write_whole(run.folder / VERDICT_FILE, data)
     unfinished = "" if run.info.finished else " (unfinished run)"
     name = f"{options.run} at {candidate.observation.caption}{unfinished}"
     return _print_verdict(options, verdict, name, pictures)
@@ -207,9 +243,10 @@ def _print_verdict(
     return verdict.exit_code
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(where: str, data: bytes) -> None:
     """Write a file completely or not at all, but write into pipes and devices directly."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    path = find_place(where)
+    if isinstance(path, Path) and (path.is_symlink() or (path.exists() and not path.is_file())):
         path.write_bytes(data)
     else:
         write_whole(path, data)
@@ -221,18 +258,21 @@ def _terminal_style() -> TerminalStyle:
 
 
 def _approve(options: argparse.Namespace) -> int:
-    folder = Path(options.reference)
+    folder = find_place(options.reference)
     if not options.reason.strip():
         raise ValueError("`--reason` must say why the change is right")
     if not (folder / REFERENCE_FILE).exists():
-        why = f"there is no reference in {folder}. Make one with `lightning-saliency reference`"
-        return _refuse(why, EXIT_CODES["no reference"])
+        return _refuse(_no_reference(folder), EXIT_CODES["no reference"])
     before = Reference.load(folder)
     requirements = [requirement.text for requirement in before.requirements]
     after = Reference.from_runs(options.runs, requirements, reason=options.reason)
     after.following(before).save(folder)
     _print_reference(after, folder, options.runs)
     return 0
+
+
+def _no_reference(folder: object) -> str:
+    return f"there is no reference in {folder}. Make one with `lightning-saliency reference`"
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -244,3 +284,34 @@ def _diff(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     print(describe_run(open_run(options.run)))
     return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    budget = parse_size("--budget", options.budget)
+    if options.output.is_dir():
+        raise ValueError(f"{options.output} is a folder; name a file, such as report.html in it")
+    records = open_records(options.runs)
+    verdicts = {}
+    if options.reference is not None:
+        if not (find_place(options.reference) / REFERENCE_FILE).exists():
+            return _refuse(_no_reference(options.reference), EXIT_CODES["no reference"])
+        reference = Reference.load(options.reference)
+        verdicts = {record.id: _judge(record, reference) for record in records}
+    report = build_report(records, verdicts=verdicts, budget=budget)
+    data = report.html.encode()
+    _write(options.output, data)
+    print(f"{plain(str(options.output))}: {describe_size(len(data))}")
+    for record, cut in zip(records, report.cut, strict=True):
+        verdict = verdicts.get(record.id)
+        print(f"  {plain(record.run)}{f': {verdict.outcome}' if verdict else ''}")
+        for sentence in cut:
+            print(f"    {sentence}")
+    return 0
+
+
+def _judge(record: Record, reference: Reference) -> ShownVerdict:
+    """The verdict on a run, as a page shows it."""
+    run = open_run(record.folder)
+    candidate = Candidate(run.info, run.last(), run.info.metrics)
+    verdict = evaluate(candidate, reference, reference.requirements)
+    return ShownVerdict.parse(json.loads(as_json(verdict, record.run)))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import Page
 from PIL import Image
 from records import IMAGES, RULE, info, observation, photos, record
 
@@ -28,8 +29,9 @@ from lightning_saliency.cli.tables import compare_runs, describe_run
 from lightning_saliency.record.run import open_run
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.storage.files import safe_name
+from lightning_saliency.viewer import bundle
 
-COMMANDS = ("reference", "check", "approve", "diff", "show")
+COMMANDS = ("reference", "check", "approve", "diff", "show", "report")
 
 
 @pytest.fixture
@@ -366,6 +368,16 @@ def test_a_picture_that_cannot_be_written_does_not_hide_the_verdict(place, capsy
     assert [p.name for p in Path("bad/saliency").glob(".*")] == []
 
 
+def test_the_verdict_is_kept_with_the_run(place, capsys):
+    for name, outcome in (("bad", "fail"), ("new", "pass")):
+        run(capsys, "check", name, "--reference", "ref")
+        verdict = json.loads(Path(name, "saliency/verdict.json").read_text())
+        assert (verdict["outcome"], verdict["run"], verdict["step"]) == (outcome, "saliency", 9)
+    Path("bad/saliency/verdict.json").unlink()
+    Path("bad/saliency/verdict.json").mkdir()  # It cannot be written, and the verdict is printed.
+    assert run(capsys, "check", "bad", "--reference", "ref")[0] == 1
+
+
 def test_the_picture_is_drawn_only_for_a_run_that_fails(place, capsys):
     run(capsys, "check", "bad", "--reference", "ref")
     with Image.open("bad/saliency/attention.png") as picture:
@@ -440,7 +452,7 @@ def test_malicious_names_reach_neither_terminal_nor_picture_nor_folder(place, ca
     }
     assert new == {
         *("evil_ref/reference.json", "evil_ref/reference.safetensors"),
-        "evil/saliency/attention.png",
+        *("evil/saliency/attention.png", "evil/saliency/verdict.json"),
     }
 
 
@@ -470,3 +482,97 @@ def test_file_names_from_names_stay_in_their_folder():
     for name in ("../x", "/etc/passwd", "a/b", "..", "\0", "CON\\x"):
         assert "/" not in safe_name(name)
         assert safe_name(name) not in (".", "..", "")
+
+
+# --- report
+
+
+@pytest.fixture
+def front(place, monkeypatch):
+    """A front end of one line, in place of the real one."""
+    folder = place / "front"
+    folder.mkdir()
+    (folder / "page.js").write_text("document.title;\n")
+    monkeypatch.setattr(bundle, "STATIC", folder)
+
+
+@pytest.mark.usefixtures("front")
+def test_report_writes_a_file_and_says_what_is_in_it(place, capsys):
+    code, told, error = run(capsys, "report", "good_0", "new/saliency", "-o", "out/report.html")
+    size = (place / "out/report.html").stat().st_size
+    assert (code, error) == (0, "")
+    assert told == f"out/report.html: {size / 1000:.0f}kB\n  good_0\n  new\n"
+    assert (place / "out/report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.usefixtures("front")
+def test_report_judges_each_run_by_a_reference(place, capsys):
+    command = ("report", "new", "bad", "--reference", "ref", "-o", "report.html")
+    code, told, _ = run(capsys, *command)
+    assert code == 0
+    assert told.splitlines()[1:] == ["  new: pass", "  bad: fail"]
+    page = Page((place / "report.html").read_text())
+    for name in ("new", "bad"):
+        run(capsys, "check", name, "--reference", "ref", "--json", f"{name}.json")
+    for index, name in zip(page.index, ("new", "bad"), strict=True):
+        judged = json.loads((place / f"{name}.json").read_text())
+        assert index["verdict"]["outcome"] == judged["outcome"]
+        assert index["verdict"]["findings"] == judged["findings"]
+        assert index["verdict"]["growth"] == judged["growth"]
+        assert index["verdict"]["images"] == judged["images"]
+    assert "Attention fails" in page.words
+
+
+@pytest.mark.usefixtures("front")
+def test_report_replaces_a_report(place, capsys):
+    (place / "report.html").write_text("old")
+    assert run(capsys, "report", "new", "-o", "report.html")[0] == 0
+    assert (place / "report.html").read_text() != "old"
+
+
+@pytest.mark.usefixtures("front")
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("new", "-o", "good_0"), 2, "good_0 is a folder; name a file, such as report.html in it"),
+        (("absent", "-o", "r.html"), 2, "absent is not a folder; pass the log folder of a run"),
+        (("ref", "-o", "r.html"), 2, "ref. A run with `SaliencyCallback(record=True)` writes it"),
+        (
+            ("new", "-o", "r.html", "--reference", "absent"),
+            3,
+            "there is no reference in absent. Make one with `lightning-saliency reference`",
+        ),
+        *(
+            (
+                ("new", "-o", "r.html", "--budget", size),
+                2,
+                "`--budget` must be a size such as 500kB",
+            )
+            for size in ("", "ten", "MB", "0", "0.0001kB", "10 pounds", "1e9", "9" * 500)
+        ),
+        (("new", "-o", "r.html", "--budget", "9kB"), 2, "a budget of 0.009 MB is too small"),
+    ],
+)
+def test_report_refuses_with_a_remedy(place, capsys, arguments, code, told):
+    got, printed, error = run(capsys, "report", *arguments)
+    assert got == code
+    assert told in error
+    assert error.count("\n") == 1
+    assert printed == ""
+    assert not (place / "r.html").exists()
+
+
+@pytest.mark.usefixtures("front")
+def test_report_of_a_run_that_cannot_be_compared_says_so(place, capsys):
+    record(Path("other"), told={"fingerprint": "e" * 64}, changed={"fingerprint": "e" * 64})
+    code, told, _ = run(capsys, "report", "other", "--reference", "ref", "-o", "report.html")
+    assert code == 0
+    assert told.splitlines()[1:] == ["  other: not comparable"]
+    assert "Attention check: not comparable" in Page((place / "report.html").read_text()).words
+
+
+def test_report_says_in_its_help_what_it_is_for(capsys):
+    code, told, _ = run(capsys, "report", "--help")
+    assert code == 0
+    assert "(default: 10MB)" in told
+    assert "needs no network" in told
