@@ -297,14 +297,21 @@ FILES = [
 ]
 
 PROBES = [
-    Case("an array of images", of(images=IMAGES.numpy()), TypeError, "`torch.from_numpy`"),
+    Case("an array of images", of(images=IMAGES.numpy()), TypeError, "`torch.as_tensor`"),
     Case("one image without a batch axis", of(images=IMAGES[0]), ValueError, r"images\[None\]"),
     Case("images of bytes", of(images=IMAGES.byte()), TypeError, "images / 255"),
     Case("no images", of(images=IMAGES[:0]), ValueError, "must not be empty"),
     Case("images with NaN", of(images=IMAGES / 0 * 0), ValueError, "Look for a division by zero"),
-    Case("labels as a list", of(labels=[0, 1]), TypeError, r"torch.tensor\(labels\)"),
+    Case("labels as a dict", of(labels={"a": 1}), TypeError, "Number the names in `class_names`"),
     Case("a label too few", of(labels=torch.tensor([1])), ValueError, "Pass one label per image"),
-    Case("float labels", of(labels=torch.tensor([0.0, 1.0])), ValueError, r"`labels.long\(\)`"),
+    Case("float labels", of(labels=torch.tensor([0.5, 2.0])), ValueError, r"`labels.long\(\)`"),
+    Case(
+        "pairs of classes",
+        of(labels=torch.tensor([[3, 1], [4, 0]])),
+        ValueError,
+        "must be 0 or 1.*Pass one class per image.*For several labels per image, pass floats",
+    ),
+    Case("a negative label", of(labels=[-7, 1]), ValueError, "-1 stands for an image without"),
     Case(
         "a label without a name",
         of(labels=torch.tensor([0, 2]), class_names=["cat", "dog"]),
@@ -312,6 +319,17 @@ PROBES = [
         "Give every class a name",
     ),
     Case("one string of class names", of(class_names="cat"), TypeError, "Pass one name per item"),
+    Case("a set of class names", of(class_names={"cat"}), TypeError, "A set has no order"),
+    Case(
+        "a dict of class names with a gap",
+        of(class_names={0: "cat", 2: "dog"}),
+        ValueError,
+        "each class from 0 to 1, got the keys 0, 2. Pass a list",
+    ),
+    Case("a list of masks", of(masks=[IMAGES[:, 0] > 0]), TypeError, r"Pass `masks=\{'object': m"),
+    Case("a clip", of(images=IMAGES[None]), ValueError, r"images.unflatten\(1, \(2, 3\)\)"),
+    Case("`mean` in words", of(mean="imagenet", std="imagenet"), TypeError, "must be numbers"),
+    Case("a `std` that is NaN", of(mean=0.5, std=float("nan")), ValueError, "one finite value"),
     Case("a name twice", of(names=["cat", "cat"]), ValueError, "Number the duplicates"),
     Case("a name too few", of(names=["cat"]), ValueError, "images are named by number"),
     Case("a mask of numbers", of(masks={"object": IMAGES[:, 0]}), TypeError, "Use `mask > 0`"),
@@ -352,6 +370,24 @@ PROBES = [
         SaliencyError,
         r"Pass `probe=ProbeBatch\(images, labels\)`",
     ),
+    Case(
+        "a dataset of PIL images",
+        lambda _: ProbeBatch.from_dataset([(Image.new("RGB", (8, 8)), 0)]),
+        SaliencyError,
+        r"PIL images \(item\[0\]\).*`transforms.ToTensor\(\)`",
+    ),
+    Case(
+        "a dataset of bytes",
+        lambda _: ProbeBatch.from_dataset(TensorDataset(IMAGES.byte())),
+        SaliencyError,
+        r"`batch\[0\]` is uint8 \(2, 3, 8, 8\).*`images.float\(\)`.*`images / 255`",
+    ),
+    Case(
+        "a dataset with two kinds of classes",
+        lambda _: ProbeBatch.from_dataset(TensorDataset(IMAGES, *torch.tensor([[3, 5], [1, 0]]))),
+        SaliencyError,
+        r"`batch\[1\]` \(.*3, 5\) or `batch\[2\]` \(.*1, 0\).*`targets` of the dataset",
+    ),
 ]
 
 CLASSES = [
@@ -383,7 +419,7 @@ MODELS = [
         "pass the module it uses as `model`",
     ),
     Case("no images", asked(images=IMAGES[:0]), ValueError, "Pass at least one image"),
-    Case("images as an array", asked(images=IMAGES.numpy()), TypeError, "`torch.from_numpy`"),
+    Case("images as a list", asked(images=IMAGES.tolist()), TypeError, "`torch.as_tensor`"),
     Case("an image without a batch axis", asked(images=IMAGES[0]), ValueError, r"images\[None\]"),
     Case("images of integers", asked(images=IMAGES.long()), TypeError, "images / 255"),
     Case("a detached output", answering(Tensor.detach), SaliencyError, "returns the logits"),
@@ -405,6 +441,30 @@ MODELS = [
         answering(lambda logits: logits[..., None, None]),
         SaliencyError,
         "by a mean over positions",
+    ),
+    Case(
+        "two tensors that may be the logits",
+        answering(lambda logits: (logits[:, :2] * 2, logits * 2)),
+        SaliencyError,
+        r"model\(images\)\[1\]",
+    ),
+    Case(
+        "extras of too few images",
+        asked(extras={"age": torch.ones(1)}),
+        ValueError,
+        r"one row for each of 2 image\(s\).*`value.expand\(2",
+    ),
+    Case(
+        "extras as a list",
+        asked(extras=[torch.ones(2)]),
+        TypeError,
+        "must be a dict from names to tensors",
+    ),
+    Case(
+        "a model that takes a batch",
+        asked(forward=lambda model, x: model(*x)),
+        SaliencyError,
+        "pass `forward=lambda model, images: …` that returns the logits",
     ),
     Case(
         "logits of one image only",

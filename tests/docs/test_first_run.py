@@ -52,8 +52,8 @@ def test_the_demo_writes_its_pictures(clone: Path, printed: str):
 
 def test_the_demo_says_what_to_click(printed: str):
     assert '"Images"' in printed
-    assert '"Time Series"' in printed
-    assert "http://localhost:6006/#images&tagFilter=saliency\n" in printed
+    assert 'the tab "Saliency"' in printed
+    assert "http://localhost:6006/#saliency\n" in printed
 
 
 def test_the_command_that_the_demo_prints_shows_the_run(clone: Path, printed: str):
@@ -71,6 +71,8 @@ def test_the_command_that_the_demo_prints_shows_the_run(clone: Path, printed: st
     )
     try:
         assert ask(f"http://127.0.0.1:{port}/data/runs", server) == ["digits/version_0"]
+        (run,) = ask(f"http://127.0.0.1:{port}/data/plugin/saliency/runs", server)["runs"]
+        assert run["id"] == "digits/version_0/saliency"
     finally:
         server.terminate()
         server.communicate(timeout=30)
@@ -134,6 +136,4 @@ def test_the_command_names_the_tensorboard_next_to_python(
     monkeypatch.chdir(tmp_path / here)
     monkeypatch.setattr(sys, "executable", str(tmp_path / python))
     command = viewing.tensorboard_command("logs")
-    assert command == (
-        f"{expected.format(root=tmp_path)} --logdir logs --samples_per_plugin images=500"
-    )
+    assert command == f"{expected.format(root=tmp_path)} --logdir logs"

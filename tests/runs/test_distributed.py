@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from matrix import differences, failing_check, probe
+from matrix import Shapes, Touchy, differences, failing_check, probe
 from paths import SUPPORT
 from pytorch_lightning.strategies import ModelParallelStrategy
 from records import RULE
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_saliency import SaliencyCallback, SaliencyError
+from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError
 from lightning_saliency.record.observation import Observation
 from lightning_saliency.record.run import OBSERVATION_FILE, open_run
 
@@ -28,8 +28,8 @@ COUNTS = {"even": 4, "odd": 3, "one": 1}
 
 # All of these are done in one start of Python, which takes longer than they do together.
 WAYS = {
-    "ddp": ("observed", "alone", "warn", "raise", "full", "gate", "single"),
-    "fsdp2": ("observed", "alone"),
+    "ddp": ("observed", "alone", "warn", "raise", "full", "gate", "single", "nudged"),
+    "fsdp2": ("observed", "alone", "nudged"),
 }
 
 
@@ -114,9 +114,15 @@ def test_one_process_writes_one_set_of_pictures(strategy, root):
 @pytest.mark.parametrize("strategy", WAYS)
 def test_one_process_writes_one_record(strategy, root):
     folder = root / strategy / "observed"
-    expected = {"run.json", "photos.safetensors", *map(OBSERVATION_FILE.format, (0, 1, 3))}
+    expected = {
+        "run.json",
+        "metrics.json",
+        "photos.safetensors",
+        *map(OBSERVATION_FILE.format, (0, 1, 3)),
+    }
     for name, count in COUNTS.items():
-        assert {path.name for path in (folder / name).iterdir()} == expected
+        judged = {"verdict.json"} if name == "even" else set()
+        assert {path.name for path in (folder / name).iterdir()} == expected | judged
         run = open_run(folder / name)
         assert run.info.finished
         assert run.info.metrics["first_rank"] == 1
@@ -143,6 +149,17 @@ def test_scalars_and_verdicts_are_the_same_on_both_ranks(strategy, root):
 
 def raised(folder: Path) -> list[str]:
     return [(folder / f"rank {rank}.txt").read_text() for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("strategy", WAYS)
+def test_weights_that_change_when_training_has_ended_are_observed(strategy, root):
+    module, folder = Touchy(), root / strategy / "nudged"
+    module.load_state_dict(kept(folder)["weights"])
+    run = open_run(folder / "one")
+    last, shown = run.last(), ProbeBatch.from_dataset(Shapes(16, augment=False), count=1)
+    assert (last.caption, last.step, run.info.finished) == ("trained", 4, True)
+    now = module.eval()(shown.images).softmax(dim=1)[0, shown.labels]
+    torch.testing.assert_close(last.measured.probabilities, now.detach())
 
 
 def test_a_rank_that_fails_alone_is_raised_on_all(root):

@@ -137,7 +137,7 @@ def _disturb(*_: Any) -> None:
 @pytest.mark.parametrize(
     "broken",
     [
-        pytest.param("lightning_saliency.attribution.passes.find_logits", id="in-the-forward-pass"),
+        pytest.param("lightning_saliency.attribution.passes.run_forward", id="in-the-forward-pass"),
         pytest.param(
             "lightning_saliency.attribution.passes._input_gradient", id="between-two-passes"
         ),

@@ -146,7 +146,7 @@ FAULTS: dict[str, Fault] = {
         _patched(evaluate, "_compare", ValueError("no")), "ValueError: no", _CHECKING
     ),
     "the forward pass that hides what gained most raises": Fault(
-        _patched(occlusion, "find_logits", ArithmeticError("no")), "ArithmeticError: no", _HIDING
+        _patched(occlusion, "run_forward", ArithmeticError("no")), "ArithmeticError: no", _HIDING
     ),
     "drawing what moved raises": Fault(
         _patched(publisher, "draw", ValueError("no")), "ValueError: no", _DRAWING
@@ -193,8 +193,12 @@ class Struck(SaliencyCallback):
         super().__init__(**shared | options)
         self.fault = fault
 
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, *batch: Any) -> None:
+        with self._struck():  # the model is observed here
+            super().on_validation_batch_end(trainer, pl_module, *batch)
+
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        with self._struck():
+        with self._struck():  # and checked here
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -208,10 +212,13 @@ class Struck(SaliencyCallback):
 class Stopping(pl.Callback):
     """Ends an unobserved run at the moment at which a fault ends the other one."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, fault: Fault) -> None:
         self.error = error
+        observing = fault.by_hand or fault.doing.startswith("observing")
+        hook = "on_validation_batch_end" if observing else "on_validation_epoch_end"
+        setattr(self, hook, self.stop)
 
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def stop(self, trainer: Any, *_: Any) -> None:
         if not trainer.sanity_checking:
             raise self.error
 
@@ -219,7 +226,7 @@ class Stopping(pl.Callback):
 def cells(fault: Fault, folder: Path) -> dict[str, bool]:
     """For each column, whether the run was left as it would be without the callback."""
     error = KeyboardInterrupt() if fault.by_hand else SaliencyError("stopped")
-    stopped = _train(folder / "stopped", fault, Stopping(error), logged=False)
+    stopped = _train(folder / "stopped", fault, Stopping(error, fault), logged=False)
     raised = _train(folder / "raised", fault, Struck(fault))
     pairs = [(stopped, raised)]
     if not fault.by_hand:

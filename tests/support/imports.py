@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("attribution", "storage"),
     ("probe", "record", "rules"),
     ("draw", "health", "photos"),
-    ("check", "explanation"),
+    ("check", "explanation", "viewer"),
     ("observe", "cli"),
     ("callback", "testing", "__main__"),
     ("lightning", "pytorch_lightning"),

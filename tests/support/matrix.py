@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from pytorch_lightning.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
 )
 from pytorch_lightning.loggers.logger import Logger
@@ -37,6 +40,7 @@ from lightning_saliency import (
     SaliencyCallback,
 )
 from lightning_saliency.attribution import passes
+from lightning_saliency.callback import build
 from lightning_saliency.callback.checking import Checking
 from lightning_saliency.isolation.rng import random_streams_kept
 
@@ -66,6 +70,19 @@ class Shapes(Dataset[tuple[Tensor, int]]):
             if random.random() < 0.5:
                 image = image.roll(1, dims=2)
         return image, self.targets[index]
+
+
+class Counting(Shapes):
+    """Images that become brighter with every read, from a file that is opened on the first."""
+
+    reads = 0
+    file: Any = None
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.file = self.file or Path(__file__).open("rb")  # noqa: SIM115
+        self.reads += 1
+        image, label = super().__getitem__(index)
+        return image + self.reads / 1000 + self.file.read(1)[0] / 1000, label
 
 
 class Touchy(pl.LightningModule):
@@ -163,6 +180,95 @@ class Talkative(Touchy):
         return super().forward(images)
 
 
+class Renormed(Touchy):
+    """Writes to its weights in each forward pass, in ways that autograd notices and does not."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.places = nn.Embedding(3, 8, max_norm=0.5)
+        self.mean, self.scale = nn.Parameter(torch.zeros(8)), nn.Parameter(torch.ones(8))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = self.head.weight
+        if self.how == "new memory":
+            weight.data = torch.renorm(weight.data, 2, 0, 0.2 + float(images.mean().abs()))
+        elif self.how == "alias":
+            weight.data.clamp_(-0.05, 0.05).add_(images.mean().detach(), alpha=0.01)
+        elif self.how == "copy":
+            with torch.no_grad():
+                weight.copy_(weight * 0.9)
+        return super().forward(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        found = super().features(images)
+        if self.how == "embedding":
+            where = torch.arange(len(images)) % 2
+            found = found + self.places(where)[:, :, None, None]
+        elif self.how == "data-dependent":
+            if not self.initialised:
+                self.mean.data.copy_(found.detach().mean(dim=(0, 2, 3)))
+                self.scale.data.copy_(1 / (found.detach().std(dim=(0, 2, 3)) + 0.1))
+                self.initialised.fill_(True)
+            found = (found - self.mean[:, None, None]) * self.scale[:, None, None]
+        return found
+
+
+class Lazy(Touchy):
+    """Has layers that its first forward pass initialises at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2, self.norm2 = nn.LazyConv2d(8, 3, padding=1), nn.LazyBatchNorm2d()
+        self.head = nn.LazyLinear(CLASSES)
+
+
+class Growing(Touchy):
+    """Makes a parameter at random in its first forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.shift is None:
+            self.shift = nn.Parameter(torch.randn(images.shape[1], 1, 1))
+        return super().forward(images + self.shift)
+
+
+class Noted:
+    """An object with slots, whose state decides what a module computes."""
+
+    __slots__ = ("count", "last")
+
+    def __init__(self) -> None:
+        self.count, self.last = 0, deque([0.0], maxlen=3)
+
+
+class Stateful(Touchy):
+    """Computes with generators and objects of its own, all of which a forward pass moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams = {
+            "torch": torch.Generator().manual_seed(1),
+            "others": [np.random.default_rng(1), np.random.RandomState(1), random.Random(1)],
+        }
+        self.noted, self.totals, self.numbers = Noted(), {"sums": [np.zeros(3)]}, itertools.count()
+
+    def forward(self, images: Tensor) -> Tensor:
+        numpy, old_numpy, python = self.streams["others"]
+        noise = torch.randn(images.shape, generator=self.streams["torch"])
+        drawn = numpy.random() + old_numpy.rand() + python.random()
+        self.noted.count += 1
+        self.noted.last.append(float(images.mean()))
+        (sums,) = self.totals["sums"]
+        sums += 0.01 * next(self.numbers)
+        known = self.noted.count % 3 + sum(self.noted.last) + float(sums.mean()) % 1
+        return super().forward(images + 0.01 * drawn * noise) * (1 + 0.01 * known)
+
+
 class Held(Logger):
     """Keeps every scalar in memory, in order."""
 
@@ -187,6 +293,7 @@ class Row:
 
     trainer: dict[str, Any] = field(default_factory=dict)
     module: Callable[[], Any] = Touchy
+    data: Callable[..., Shapes] = Shapes
     callback: dict[str, Any] = field(default_factory=dict)
     before: Callable[[], list[pl.Callback]] = list  # callbacks that come before ours
     after: Callable[[], list[pl.Callback]] = list
@@ -221,12 +328,13 @@ class Counted(SaliencyCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         session = self._session
-        session._observe = self._counting(session._observe)
+        session._observe = self._counting(session, session._observe)
 
-    def _counting(self, observe: Any) -> Any:
+    def _counting(self, session: Any, observe: Any) -> Any:
         def counted(*args: Any) -> None:
             observe(*args)
-            self.observations += 1
+            # There is no observer if the trial before training failed.
+            self.observations += session._observer is not None
 
         return counted
 
@@ -268,8 +376,8 @@ def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[st
         callbacks=[*row.before(), *watchers, *row.after()],
     )
     module = row.module()
-    train = DataLoader(Shapes(40, augment=True), batch_size=8, shuffle=True)
-    val = DataLoader(Shapes(16, augment=True), batch_size=8) if row.validate else None
+    train = DataLoader(row.data(40, augment=True), batch_size=8, shuffle=True)
+    val = DataLoader(row.data(16, augment=True), batch_size=8) if row.validate else None
     with counting_confirmations() as confirmed:
         if row.doing == "fit":
             trainer.fit(module, train, val)
@@ -311,8 +419,12 @@ def judge(row: Row, folder: Path) -> Verdict:
 
 @contextmanager
 def failing_observations() -> Iterator[list[None]]:
-    """Let every observation fail after its forward pass, with random numbers drawn by then."""
+    """Let every observation fail after its forward pass, with random numbers drawn by then.
+
+    The trial before training is spared: if it failed, nothing would be observed at all.
+    """
     failures: list[None] = []
+    whole, try_model = passes.Graph, build._try_model
 
     def fail(*_: object) -> None:
         failures.append(None)
@@ -320,7 +432,11 @@ def failing_observations() -> Iterator[list[None]]:
         np.random.rand(3)
         raise RuntimeError("injected")
 
-    with mock.patch.object(passes, "Graph", fail):
+    def spare(*args: Any) -> int:
+        with mock.patch.object(passes, "Graph", whole):
+            return try_model(*args)
+
+    with mock.patch.object(passes, "Graph", fail), mock.patch.object(build, "_try_model", spare):
         yield failures
 
 
@@ -374,6 +490,25 @@ def _bits(tensor: Tensor) -> bytes:
     return bytes(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
 
 
+class LoadingBest(pl.Callback):
+    """Loads at the end of training the weights of an earlier step."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step == 7:
+            self.best = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.load_state_dict(self.best)
+
+
+class Halving(Touchy):
+    """Halves its own weights at the end of training, where autograd does not notice it."""
+
+    def on_train_end(self) -> None:
+        for parameter in self.parameters():
+            parameter.data.mul_(0.5)
+
+
 def _ema() -> list[pl.Callback]:
     return [EMAWeightAveraging(decay=0.9)]
 
@@ -401,6 +536,9 @@ ROWS: dict[str, Row] = {
     "limit_train_batches=0": Row({"limit_train_batches": 0}, seen=False),
     "overfit_batches=2": Row({"overfit_batches": 2}),
     "a probe of its own choice": Row(callback={"probe": None}),
+    "the same, of data that open a file and count their reads": Row(
+        data=Counting, callback={"probe": None}
+    ),
     "a check that fails at every epoch's end, confirmed by hiding what grew": Row(checked=True),
     "the same in bf16-mixed": Row({"precision": "bf16-mixed"}, checked=True),
     "keep=2": Row(callback={"keep": 2}),
@@ -417,6 +555,10 @@ ROWS: dict[str, Row] = {
     "weight averaging before": Row(before=_ema),
     "weight averaging after": Row(after=_ema),
     "stochastic weight averaging": Row(after=_swa),
+    "weight averaging without a validation": Row(before=_ema, validate=False),
+    "pruning": Row(after=lambda: [ModelPruning("l1_unstructured", amount=0.5)]),
+    "the best weights loaded when training ends": Row(after=lambda: [LoadingBest()]),
+    "weights changed by the module when training ends": Row(module=Halving),
     "two callbacks": Row(second={"name": "saliency_too", "rule": "deconvnet"}),
     "validate alone": Row(doing="validate"),
     "test alone": Row(doing="test"),
@@ -426,12 +568,25 @@ ROWS: dict[str, Row] = {
     "16-true": Row({"precision": "16-true"}),
     "64-true": Row({"precision": "64-true"}),
     "a forward pass that logs and remembers": Row(module=Talkative),
+    "weights that `forward` replaces by `.data = …`": Row(module=lambda: Renormed("new memory")),
+    "weights that `forward` writes through `.data`": Row(module=lambda: Renormed("alias")),
+    "weights that `forward` writes in place": Row(module=lambda: Renormed("copy")),
+    "an embedding with max_norm": Row(module=lambda: Renormed("embedding")),
+    "weights that the first batch initialises (ActNorm)": Row(
+        {"num_sanity_val_steps": 0}, module=lambda: Renormed("data-dependent")
+    ),
+    "lazy layers": Row(module=Lazy),
+    "lazy layers, no validation before": Row({"num_sanity_val_steps": 0}, module=Lazy),
+    "a parameter that the first forward pass makes": Row(
+        {"num_sanity_val_steps": 0}, module=Growing
+    ),
+    "random generators and counters in objects, deques and nested containers": Row(module=Stateful),
     "compiled in place": Row(module=lambda: Touchy(compiled="in place")),
     "a compiled attribute": Row(module=lambda: Touchy(compiled="attribute")),
     "a compiled method": Row(module=lambda: Touchy(compiled="method")),
     "compiled as a whole": Row(module=lambda: torch.compile(Touchy(), backend="aot_eager")),
     "activation checkpointing": Row(module=lambda: Touchy(checkpointed="not reentrant")),
     "reentrant checkpointing, which cannot be observed": Row(
-        module=lambda: Touchy(checkpointed="reentrant"), callback={"on_error": "warn"}
+        module=lambda: Touchy(checkpointed="reentrant"), callback={"on_error": "warn"}, seen=False
     ),
 }

@@ -25,8 +25,7 @@ PAGE = DOCS / "neutrality.md"
 HEAD = """# A run is left as it was
 
 A run with the callback ends bit for bit as the same run without it. This page is written by
-`python tests/support/neutrality.py`; the test suite runs the same comparisons and prints the first
-table.
+`python tests/support/neutrality.py`; the test suite runs the same comparisons.
 
 ## Kinds of run
 
@@ -68,17 +67,41 @@ TAIL = """
   on all. *Inside* a pass of a sharded model this is impossible: each layer needs all ranks, so the
   others wait for the failed one until the process group times out. Therefore `on_error="warn"` is
   refused there.
+- **Weights cost a copy.** A forward pass can write to weights without a trace (`weight.data.…`), so
+  each observation copies all parameters and buffers and compares every bit at its end. For a
+  ResNet-50 (25.6 million parameters) on one core of a CPU this takes 0.18 s, less than half as long
+  as one forward pass of two images, and 102 MB while the observation lasts. On a GPU, copies of
+  tensors over 1 MiB are kept in the memory of the host, 4 GB for a billion parameters in float32,
+  and transferred twice; the GPU itself holds the copy of one tensor at a time. Parameters that are
+  sharded, or shared between processes, are not copied: a `forward` must not write to those.
+- **Lazy layers.** The first training step makes their weights, so an untrained model that has any
+  is not observed; a warning says so. Later observations are as usual. The picture of an untrained
+  model whose `forward` makes a parameter by itself, or scales weights to its first batch (ActNorm),
+  shows other weights than those that training will make.
+- **State that cannot be given back.** Restored is what modules and the user's own objects hold in
+  attributes, slots, class attributes and closures of hooks, in nested containers, numpy arrays and
+  random generators. *Not* restored are global variables, what methods close over, files and other
+  processes; python generators and nested iterators (`zip`, `itertools.cycle`) that a forward pass
+  advances; entries that it adds to the `functools.lru_cache` of a function that is no attribute;
+  objects of classes from the standard library, such as threads and queues, and from installed
+  packages that no module of the model comes from; what lies beyond the first 50,000 objects; and
+  writes by another thread while an observation lasts, which may be undone. Looking through a
+  ResNet-50 takes 0.02 s.
 - **A logger that draws random numbers in a thread of its own** may do so at any time.
-- **A random generator that a dataset owns** and hides. When a probe is read from a dataset, the
-  generators that are attributes of the dataset, of what it is a `Subset` of, of its transforms or
-  of the `collate_fn` are set back afterwards. Those in lists or closures are not found. In that
-  case, pass `probe=ProbeBatch(images, labels)`.
+- **State that a dataset hides.** A loader with workers is read by a worker of the probe's own, so
+  the dataset of the training process is not touched. Without workers, and in
+  `ProbeBatch.from_dataset`, its attributes, containers, closures and random generators are set back
+  afterwards, and files that it opened are closed; so are those of what it is a `Subset` of, of its
+  transforms and of the `collate_fn`. Module globals, cached functions, memory shared by processes,
+  arrays beyond 64 MiB, and what objects of other packages keep are not. If a generator object was
+  read from, a warning says so. In such a case, pass `probe=ProbeBatch(images, labels)`.
 - **Memory.** If an observation does not fit, the number of images per pass is halved until it does,
   with a warning. With a sharded strategy it is an error that says which `chunk_size` to set.
 - A mistake in an argument is always an error before the first step, because nothing is lost yet.
-  With `on_error="warn"`, a probe that cannot be chosen and a model that cannot be tried are a
-  warning, and the run is not observed. Outside of training (`validate`, `test`) any failure is only
-  a warning, because the metrics are what was asked for.
+  A probe that cannot be chosen is a warning unless `on_error="raise"` is passed, and with
+  `on_error="warn"` so is a model that cannot be tried; the run is then not observed. Outside of
+  training (`validate`, `test`) any failure is only a warning, because the metrics are what was
+  asked for.
 """
 
 

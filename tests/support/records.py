@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lightning_saliency.functional.maps import from_8_bits, to_8_bits
 from lightning_saliency.functional.measures import profiles, share
 from lightning_saliency.record.observation import (
     Measured,
@@ -69,7 +70,10 @@ def observation(
         "targets": torch.arange(3).expand(IMAGES, 3).contiguous(),
         "probabilities": torch.full((IMAGES, 3), 1 / 3),
         "predicted": None,
-        "maps": {RULE: (shown / shown.abs().amax(dim=(-2, -1), keepdim=True)).half()},
+        # Maps that have passed through a file once, so that they are read back as they are.
+        "maps": {
+            RULE: from_8_bits(to_8_bits(shown / shown.abs().amax(dim=(-2, -1), keepdim=True)))
+        },
         "peaks": {RULE: torch.ones(IMAGES, 3)},
         "epoch": epoch,
         "fingerprint": FINGERPRINT,
