@@ -1,22 +1,14 @@
 """Make the documentation's pictures of a training from what `make demo` has logged.
 
-    make demo
-    make pictures
-
-The picture of TensorBoard's Images tab needs Chromium; without it the old picture stays.
+make demo
+make pictures
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 from PIL import Image
@@ -51,48 +43,6 @@ def save(picture: Image.Image, name: str) -> None:
     print(f"{path}  {picture.width}×{picture.height}, {path.stat().st_size / 1024:.0f} KB")
 
 
-def images_tab(logs: Path, target: Path) -> None:
-    """Save a screenshot of TensorBoard's Images tab."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--samples_per_plugin", "images=500"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}/"
-        wait_for(url + "data/plugin/images/tags", b"saliency")
-        with tempfile.TemporaryDirectory() as profile:
-            subprocess.run(
-                [
-                    *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-                    *("--no-first-run", "--disable-background-networking", "--disable-sync"),
-                    *("--disable-component-update", f"--user-data-dir={profile}"),
-                    *("--window-size=1280,1000", "--virtual-time-budget=20000"),
-                    f"--screenshot={target}",
-                    url + "#images&tagFilter=%5Esaliency%2F",
-                ],
-                check=True,
-                capture_output=True,
-                timeout=120,
-            )
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_for(url: str, needle: bytes, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if needle in urllib.request.urlopen(url, timeout=5).read():
-                return
-        except OSError:
-            pass
-        time.sleep(0.5)
-    raise TimeoutError(f"{url} did not answer with {needle!r} within {seconds} s")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--logs", type=Path, default=Path("logs"))
@@ -103,13 +53,6 @@ def main() -> None:
     mosaics = read_pictures(runs[-1], f"saliency/{SHOWN}")
     save(side_by_side([mosaics[0], mosaics[-1]]), "mosaics.png")
     save(read_pictures(runs[-1], f"saliency_filmstrip/{SHOWN}")[-1], "filmstrip.png")
-    if shutil.which("chromium") is None:
-        print("Chromium is not installed: the picture of the Images tab is not made again.")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder, "tab.png")
-        images_tab(logs, target)
-        save(Image.open(target).crop((320, 80, 1080, 1000)), "images_tab.png")
 
 
 if __name__ == "__main__":

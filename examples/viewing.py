@@ -6,11 +6,11 @@ import shlex
 import sys
 from pathlib import Path
 
-ADDRESS = "http://localhost:6006/#images&tagFilter=saliency"
+ADDRESS = "http://localhost:6006/#saliency"
 
 
 def tensorboard_command(logdir: str | Path) -> str:
-    """The shell command that shows every picture under ``logdir``.
+    """The shell command that shows the runs under ``logdir``.
 
     It names the ``tensorboard`` that is installed next to the running Python by its path, so that
     it works as printed if the virtual environment of that Python is not activated.
@@ -20,7 +20,7 @@ def tensorboard_command(logdir: str | Path) -> str:
         program = [_shown(installed)]
     else:
         program = [_shown(Path(sys.executable)), "-m", "tensorboard.main"]
-    return shlex.join([*program, "--logdir", str(logdir), "--samples_per_plugin", "images=500"])
+    return shlex.join([*program, "--logdir", str(logdir)])
 
 
 def _shown(program: Path) -> str:
@@ -37,8 +37,7 @@ def tell_how_to_view(run_folder: str, logdir: str | Path) -> None:
     print(f"\nThe pictures are in {run_folder}. To see them, run\n")
     print(f"    {tensorboard_command(logdir)}\n")
     print(f"and open\n\n    {ADDRESS}\n")
-    print('The tab "Images" has one card per image, with a slider over the epochs. The tab')
     print(
-        '"Time Series" has the same cards: to move all of them at once, tick "Link by step" in the'
+        'That is the tab "Saliency": one slider moves all maps over the epochs; ? lists its keys.'
     )
-    print("settings on its right, and drag the vertical line in a chart.")
+    print('The pictures that were logged are in the tab "Images".')
