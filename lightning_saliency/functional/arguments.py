@@ -114,14 +114,6 @@ def looks_channels_last(shape: Sequence[int]) -> bool:
     return shape[3] in (3, 4) or (shape[3] == 1 and shape[1] == shape[2])
 
 
-def describe_images(images: Tensor) -> str:
-    """Write the shape of one image and its dtype, and say so if its channels seem to come last."""
-    text = f"{tuple(images.shape[1:])} {images.dtype}"
-    if looks_channels_last(images.shape):
-        text += ", which look like (H, W, C); if so, pass `images.permute(0, 3, 1, 2)`"
-    return text
-
-
 def check_images(images: Any) -> None:
     """Refuse anything but a batch of floating-point images ``(N, C, H, W)``.
 

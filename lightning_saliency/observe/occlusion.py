@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.heads import is_multi_label
-from lightning_saliency.attribution.logits import find_device, run_forward
+from lightning_saliency.attribution.logits import fit_to_model, run_forward
 from lightning_saliency.attribution.passes import PassOptions
 from lightning_saliency.check.verdict import Growth, Occluded, Verdict
 from lightning_saliency.functional.measures import cell_mask
@@ -80,19 +80,16 @@ def probabilities_without(
     Returns:
         This process's rows of ``(N,)``, on the device of the model.
     """
-    images = shard(hidden(probe.images, find_place(growth, probe)))
+    images = fit_to_model(model, shard(hidden(probe.images, find_place(growth, probe))))
     extras = {name: shard(rows) for name, rows in probe.extras.items()}
     size = options.chunk_size or len(images)
-    device = find_device(model, images)
     found, multi_label = [], False
     with undisturbed(model):
         for start in range(0, len(images), size):
             rows = slice(start, start + size)
             further = {name: extra[rows] for name, extra in extras.items()}
             # The graph of the pass shows whether the output is logits or probabilities.
-            run = run_forward(
-                options.forward, model, images[rows].to(device), further, options.classes
-            )
+            run = run_forward(options.forward, model, images[rows], further, options.classes)
             found.append(run.logits.float())
             activation = None if run.head is None else run.head.activation
             multi_label = is_multi_label(activation, run.logits, probe.multi_label)

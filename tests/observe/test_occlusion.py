@@ -114,3 +114,14 @@ def test_a_pass_holds_at_most_chunk_size_images():
     found = probabilities_without(growth, Counting(), images(), classes, options, all_rows)
     assert Counting.count.mock_calls == [mock.call(1), mock.call(1)]
     assert torch.equal(found, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_precision_are_hidden_and_passed_as_they_are_explained(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
+    growth, options = grown("mark").growth, PassOptions(call_plainly)
+    other = ProbeBatch(images().images[:, :1].to(dtype), masks=images().masks)
+    classes = torch.zeros(len(other), dtype=torch.long)
+    found = probabilities_without(growth, model, other, classes, options, all_rows)
+    assert found.shape == classes.shape
+    assert bool(torch.isfinite(found).all())
