@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.logits import Extras, Forward, call_plainly
 from lightning_saliency.errors import SaliencyError
+from lightning_saliency.functional.arguments import looks_channels_last
 
 # What calling a model with arguments that do not fit it raises. Other errors are of its own making.
 _MISFITS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError)
@@ -50,11 +51,11 @@ def describe_failure(
         error: What it raised.
         of_probe: Whether the images are those of a probe.
     """
-    channels, _, width = shape = tuple(images.shape[1:])
+    shape = tuple(images.shape[1:])
     what = f"images of the probe, {shape}" if of_probe else f"images of shape {shape}"
     further = f" with {', '.join(extras)}" if extras else ""
     advice = []
-    if width in (1, 3, 4) and channels > width:
+    if looks_channels_last(images.shape):
         advice.append("The images seem to have their channels last: `images.permute(0, 3, 1, 2)`.")
     others = "`probe=ProbeBatch(images, labels)`" if of_probe else "those"
     advice.append(
