@@ -143,12 +143,12 @@ def test_explaining_loads_no_trainer_and_no_pictures():
 
 
 def test_importing_adds_little_to_importing_torch():
-    """The fastest of three processes, for a machine that has other things to do as well."""
+    """In the processor's time, for a machine that has other things to do as well."""
     script = (
         "import time, torch, numpy\n"
-        "begun = time.perf_counter()\n"
+        "begun = time.process_time()\n"
         "from lightning_saliency import explain, ProbeBatch, AttentionCheck, Reference\n"
-        "print(time.perf_counter() - begun)\n"
+        "print(time.process_time() - begun)\n"
     )
     command = [sys.executable, "-c", script]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
@@ -196,8 +196,17 @@ UNTRUSTED = {"eval", "exec", "compile", "__import__", "torch.load", "np.load", "
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_that_is_read_can_run_code(module):
     assert not {name.split(".")[0] for name in imports.names_imported(module)} & FORBIDDEN
-    called = {ast.unparse(n.func) for n in ast.walk(MODULES[module]) if isinstance(n, ast.Call)}
-    assert not called & UNTRUSTED
+    calls = [n for n in ast.walk(MODULES[module]) if isinstance(n, ast.Call)]
+    assert (
+        not {ast.unparse(n.func) for n in calls if not _loads_weights_only(module, n)} & UNTRUSTED
+    )
+
+
+def _loads_weights_only(module: str, call: ast.Call) -> bool:
+    """Whether a call reads a checkpoint in such a way that nothing in it is executed."""
+    if module != "cli.checkpoints" or ast.unparse(call.func) != "torch.load":
+        return False
+    return {k.arg: ast.unparse(k.value) for k in call.keywords}.get("weights_only") == "True"
 
 
 @pytest.mark.parametrize("module", MODULES)

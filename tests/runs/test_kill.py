@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from records import info, observation, photos
 
+from lightning_saliency.record.metrics import METRICS_FILE
 from lightning_saliency.record.run import OBSERVATION_FILE, PHOTOS_FILE, RUN_FILE, open_run
 from lightning_saliency.record.writer import RunWriter
 
@@ -34,12 +35,17 @@ def record_for_ever(folder: Path, keep: int | None, after: int) -> None:
 
 def kill_after(seconds: float, folder: Path, keep: int | None, after: int) -> None:
     """Record in a child process and kill it."""
+    ready, tell = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            os.write(tell, b"!")
             record_for_ever(folder, keep, after)
         finally:
             os._exit(1)  # so that the child does not run the rest of pytest
+    os.read(ready, 1)  # A fork of a process as large as that of the tests takes a while.
+    os.close(ready)
+    os.close(tell)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -53,7 +59,7 @@ def parts(folder: Path) -> list[Path]:
 def all_read(folder: Path, keep: int | None) -> list[int]:
     """Read every file in the folder; return the steps."""
     for path in folder.glob("[!.]*"):
-        known = path.name in (RUN_FILE, PHOTOS_FILE, "set_aside")
+        known = path.name in (RUN_FILE, PHOTOS_FILE, METRICS_FILE, "set_aside")
         assert known or path.match(OBSERVATION_FILE.format(0)[:12] + "*.safetensors"), path
     if not (folder / RUN_FILE).exists():  # it is written before the first observation
         assert not list(folder.glob("observation-*"))

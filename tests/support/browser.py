@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -17,11 +22,23 @@ import torch
 from PIL import Image
 
 from lightning_saliency.functional.measures import profiles
+from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import Measured
-from lightning_saliency.record.run import RunInfo
 from lightning_saliency.record.writer import RunWriter
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # containers have little of it
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+)
 SIZE = {"width": 1400, "height": 900}
 PATIENCE = 20_000  # milliseconds: tests run on busy machines
 
@@ -42,17 +59,40 @@ _SETTLED = """() => {
 
 @contextmanager
 def start_browser() -> Iterator[Any]:
-    """Start the browser of this machine, or skip the test where there is none."""
+    """Start the browser of this machine, or skip the test where there is none.
+
+    The browser is a process of ours and is killed at the end: one that Playwright starts is asked
+    to close and waited for, for ever if need be.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [program, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
-            yield browser
+            address = f"http://127.0.0.1:{_wait_for_port(process, Path(profile))}"
+            with sync_api.sync_playwright() as playwright:
+                yield playwright.chromium.connect_over_cdp(address)
+                os.killpg(process.pid, signal.SIGKILL)  # before Playwright says goodbye to it
         finally:
-            browser.close()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for_port(process: subprocess.Popen[bytes], profile: Path) -> int:
+    """The port on which the browser is told what to do; it writes it into its profile."""
+    for _ in range(1200):
+        with suppress(FileNotFoundError, IndexError):
+            return int((profile / "DevToolsActivePort").read_text().split()[0])
+        if process.poll() is not None:
+            raise AssertionError(f"{process.args[0]} ended at its start: {process.returncode}")
+        time.sleep(0.05)
+    raise AssertionError("the browser does not answer")
 
 
 def _link(state: dict[str, Any]) -> str:
@@ -80,9 +120,10 @@ class Viewer:
         self.page.on("request", lambda request: self.requests.append(request.url))
 
     def _listen(self, message: Any) -> None:
-        # TensorBoard's own complaints are not ours.
-        own = any(part in message.location["url"] for part in ("/data/plugin", "file:", "about:"))
-        if message.type == "error" and own:
+        # TensorBoard's own complaints are not ours. What a policy refuses comes without a place.
+        place = message.location["url"]
+        own = any(part in place for part in ("/data/plugin", "file:", "about:"))
+        if message.type == "error" and (own or not place):
             self.complaints.append(message.text)
 
     def open_tab(self, base: str, **state: Any) -> Viewer:
@@ -167,6 +208,7 @@ def make_run(
     seed: int = 0,
     names: Sequence[str] | None = None,
     per_epoch: int = 10,
+    keep: int | None = None,
     **told: Any,
 ) -> Path:
     """Record a run of any size, and return its log folder.
@@ -186,6 +228,7 @@ def make_run(
         seed: Of the noise.
         names: Of the classes.
         per_epoch: Steps of an epoch.
+        keep: How many observations are kept.
         told: Facts about the run.
     """
     labels = [i % classes for i in range(images)]
@@ -200,7 +243,7 @@ def make_run(
     info: RunInfo = records.info(**facts)
     random = torch.Generator().manual_seed(seed)
     photos = torch.randint(256, (images, side, side, 3), generator=random, dtype=torch.uint8)
-    writer = RunWriter(folder / "saliency")
+    writer = RunWriter(folder / "saliency", keep)
     writer.begin(info, photos, after=-1)
     for number in range(observations):
         add_observation(writer, info, number, observations, side, rules, random, shown, per_epoch)
@@ -242,7 +285,7 @@ def add_observation(
         classes=labels,
         probabilities=probabilities[torch.arange(count), labels],
         maps=(label_maps / label_maps.amax(dim=(1, 2), keepdim=True)).half(),
-        profiles=profiles(label_maps),
+        views=profiles(label_maps)[:, None],
     )
     normed = (maps / peaks[..., None, None]).half()
     observation = records.observation(
