@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lightning_saliency.cli.sizes import describe_size, parse_size
 from lightning_saliency.functional.measures import CELLS
+from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import Measured, Observation, Snapshot
-from lightning_saliency.record.run import RunInfo
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.viewer.report import build_report, open_records
 
@@ -48,7 +48,7 @@ def observe(step: int, base: Tensor, generator: torch.Generator) -> Observation:
         classes=torch.arange(images) % classes,
         probabilities=probabilities[:, 0].contiguous(),
         maps=maps[:, 0].abs(),
-        profiles=torch.full((images, CELLS, CELLS), 1 / CELLS**2, dtype=torch.float64),
+        views=torch.full((images, 1, CELLS, CELLS), 1 / CELLS**2, dtype=torch.float64),
     )
     return Observation(snapshot, step, FINGERPRINT, measured)
 

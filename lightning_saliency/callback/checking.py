@@ -15,8 +15,8 @@ from lightning_saliency.check.report import accepting, as_text
 from lightning_saliency.check.verdict import Verdict
 from lightning_saliency.errors import SaliencyError
 from lightning_saliency.observe.observer import Observer
+from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import Observation
-from lightning_saliency.record.run import RunInfo
 
 
 @dataclass(frozen=True, slots=True, eq=False)

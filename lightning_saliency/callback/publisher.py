@@ -18,8 +18,8 @@ from lightning_saliency.observe.history import Frames
 from lightning_saliency.observe.meter import measure_names
 from lightning_saliency.observe.ranks import Ranks
 from lightning_saliency.probe.batch import ProbeBatch
+from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import Numbers, Observation
-from lightning_saliency.record.run import RunInfo
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.storage.files import safe_name
 from lightning_saliency.storage.places import Place

@@ -31,8 +31,8 @@ from lightning_saliency.observe.provenance import run_info
 from lightning_saliency.observe.ranks import Ranks
 from lightning_saliency.observe.weights import digest_tensors, digest_weights
 from lightning_saliency.probe.batch import ProbeBatch
+from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import Observation
-from lightning_saliency.record.run import RunInfo
 
 UNTRAINED = "untrained"
 TRAINED = "trained"  # what training leaves behind, if that is not the model at its last epoch's end

@@ -34,8 +34,8 @@ def describe_size(size: int) -> str:
 
     Example:
         >>> describe_size(10_000_000), describe_size(4_240_000), describe_size(25_300)
-        ('10MB', '4.2MB', '25kB')
+        ('10 MB', '4.2 MB', '25 kB')
     """
     if size >= 10**6:
-        return f"{size / 10**6:.1f}".removesuffix(".0") + "MB"
-    return f"{size / 10**3:.0f}kB"
+        return f"{size / 10**6:.1f}".removesuffix(".0") + " MB"
+    return f"{size / 10**3:.0f} kB"

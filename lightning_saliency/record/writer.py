@@ -9,25 +9,29 @@ from dataclasses import replace
 from torch import Tensor
 
 from lightning_saliency.errors import RecordError
-from lightning_saliency.record.metrics import (
-    METRICS_FILE,
-    encode_metrics,
-    only_finite,
-    read_metrics,
-)
-from lightning_saliency.record.observation import Numbers, Observation, encode_observation
-from lightning_saliency.record.run import (
+from lightning_saliency.record.facts import (
     OBSERVATION_FILE,
     PHOTOS_FILE,
     RUN_FILE,
     VERDICT_FILE,
     RunInfo,
     encode_run,
-    encode_thumbnails,
-    observation_files,
     read_info,
-    read_step,
 )
+from lightning_saliency.record.metrics import (
+    METRICS_FILE,
+    Numbers,
+    encode_metrics,
+    only_finite,
+    read_metrics,
+    read_thinned,
+)
+from lightning_saliency.record.observation import (
+    Observation,
+    encode_observation,
+    read_observation,
+)
+from lightning_saliency.record.run import encode_thumbnails, observation_files, read_step
 from lightning_saliency.storage.files import MAX_TENSORS, move, write_whole
 from lightning_saliency.storage.places import Place
 
@@ -47,6 +51,8 @@ class RunWriter:
         self.folder, self._keep = folder, keep
         self._info: RunInfo | None = None
         self._metrics: dict[int, Numbers] = {}
+        self._measures: dict[int, Numbers] = {}  # of observations that may be thinned out
+        self._thinned: dict[int, Numbers] = {}  # of those that were
 
     def begin(self, info: RunInfo, photos: Tensor, *, after: int) -> None:
         """Start the record of a run, and clear away files that do not belong to it.
@@ -111,8 +117,24 @@ class RunWriter:
             raise RecordError(f"{self.folder / name} is there already and is not overwritten")
         write_whole(self.folder / name, data)
         if self._keep is not None:
-            for path in _superfluous(observation_files(self.folder), self._keep):
-                path.unlink(missing_ok=True)
+            self._measures[observation.step] = observation.measures
+            self._thin_out(self._keep)
+
+    def _thin_out(self, keep: int) -> None:
+        """Delete observations beyond ``keep``. What was measured at them is small, and stays."""
+        superfluous = _superfluous(observation_files(self.folder), keep)
+        left = {}
+        for path in superfluous:
+            step = read_step(path)
+            if step not in self._measures:  # Another process wrote it.
+                with suppress(RecordError):
+                    self._measures[step] = read_observation(path).measures
+            left[step] = self._measures.pop(step, {})
+        if any(left.values()):
+            self._thinned |= left
+            self._write_metrics()
+        for path in superfluous:
+            path.unlink(missing_ok=True)
 
     def end(self, metrics: Numbers, *, finished: bool) -> None:
         """Record how the run ended; metrics that are not finite are left out."""
@@ -123,7 +145,7 @@ class RunWriter:
         """Record what the run has logged by the observation at ``step``, if that is new."""
         if self._metrics.get(step) != metrics:
             self._metrics[step] = metrics
-            write_whole(self.folder / METRICS_FILE, encode_metrics(self._metrics))
+            self._write_metrics()
 
     def note_verdict(self, data: bytes) -> None:
         """Record the verdict on the run, a JSON file."""
@@ -134,8 +156,13 @@ class RunWriter:
         path = self.folder / METRICS_FILE
         with suppress(RecordError):
             self._metrics = {s: found for s, found in read_metrics(path).items() if s <= after}
-        if not self._metrics:
+            self._thinned = {s: found for s, found in read_thinned(path).items() if s <= after}
+        if not self._metrics and not self._thinned:
             path.unlink(missing_ok=True)
+
+    def _write_metrics(self) -> None:
+        data = encode_metrics(self._metrics, self._thinned)
+        write_whole(self.folder / METRICS_FILE, data)
 
     def _write(self, info: RunInfo) -> None:
         write_whole(self.folder / RUN_FILE, encode_run(info))

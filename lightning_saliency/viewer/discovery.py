@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_saliency.errors import RecordError
-from lightning_saliency.viewer.record import RUN_FILE, Record, is_file_of_record
+from lightning_saliency.record.facts import RUN_FILE
+from lightning_saliency.viewer.record import Record, is_file_of_record
 
 _REMOTE = re.compile(r"[a-zA-Z][0-9a-zA-Z.+-]*://")
 _SKIPPED = frozenset(("checkpoints", "wandb", "mlruns", "set_aside", "node_modules"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from os import PathLike
 from pathlib import Path
 
 from lightning_saliency.viewer.report import BUDGET, Report, build_report, open_records
@@ -46,7 +47,9 @@ def show(*runs: str | Path, height: int = 720, budget: int = BUDGET) -> View:
 
     Raises:
         RecordError: There is no recorded run, or it is damaged.
-        ValueError: No run is given, or the runs do not fit into the budget.
+        TypeError: A run is not a path, or ``height`` or ``budget`` is not an integer.
+        ValueError: No run is given, a number is not positive, or the runs do not fit into the
+            budget.
 
     Example:
         >>> show("logs/version_0")  # doctest: +SKIP
@@ -54,4 +57,18 @@ def show(*runs: str | Path, height: int = 720, budget: int = BUDGET) -> View:
     """
     if not runs:
         raise ValueError("pass at least one log folder, such as `show('logs/version_0')`")
+    for run in runs:
+        if not isinstance(run, str | PathLike):
+            raise TypeError(
+                f"each run must be a path or URL, got {type(run).__name__}. Pass several runs as "
+                "`show(first, second)`, not as a list"
+            )
+    for name, value, example in (("height", height, "720"), ("budget", budget, "10_000_000")):
+        if isinstance(value, bool) or not isinstance(value, int):
+            unit = "pixels" if name == "height" else "bytes"
+            raise TypeError(
+                f"`{name}` must be an integer, a number of {unit} such as {example}, got {value!r}"
+            )
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}")
     return View(build_report(open_records(runs), budget=budget), height)

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,12 @@ class Selection:
     def moments(self) -> list[Moment]:
         """The observations that are shown, without what was cut from each."""
         return [self._cut(place) for place in self.kept]
+
+    def dropped(self) -> list[dict[str, Any]]:
+        """The numbers of observations that are not shown, as :meth:`Record.thinned` has them."""
+        kept = set(self.kept)
+        dropped = (moment for place, moment in enumerate(self.recorded) if place not in kept)
+        return [{"step": m.step, "metrics": m.metrics, "measures": m.measures} for m in dropped]
 
     def _cut(self, place: int) -> Moment:
         moment = self.recorded[place]

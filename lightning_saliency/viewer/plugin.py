@@ -22,9 +22,10 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from lightning_saliency.errors import RecordError
+from lightning_saliency.record.facts import PHOTOS_FILE
 from lightning_saliency.viewer.cache import ByteCache
 from lightning_saliency.viewer.discovery import Catalogue, find_readable, parse_roots
-from lightning_saliency.viewer.record import PHOTOS_FILE, Record, file_stamp
+from lightning_saliency.viewer.record import Record, file_stamp
 from lightning_saliency.viewer.sprite import draw_sprite
 
 STATIC = Path(__file__).parent / "static"

@@ -13,65 +13,31 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
 from lightning_saliency.errors import RecordError
-from lightning_saliency.record.metrics import METRICS_FILE, read_metrics
-from lightning_saliency.storage.decode import (
-    MISFITS,
-    OBSERVATION_SCHEMA,
-    AtLeast,
-    check_schema,
-    decode,
+from lightning_saliency.record.facts import (
+    OBSERVATION_FILE,
+    PHOTOS_FILE,
+    RUN_FILE,
+    Header,
+    RunInfo,
+    read_info,
 )
-from lightning_saliency.storage.files import damaged, read_json
+from lightning_saliency.record.metrics import METRICS_FILE, Numbers, read_metrics, read_thinned
+from lightning_saliency.storage.decode import MISFITS, OBSERVATION_SCHEMA, check_schema, decode
+from lightning_saliency.storage.files import damaged
 from lightning_saliency.viewer.maps import LEVELS, Bytes, read_maps
 from lightning_saliency.viewer.tensors import Array, TensorFile, open_tensors
 from lightning_saliency.viewer.verdict import finite, read_verdict
 
-RUN_FILE = "run.json"
-PHOTOS_FILE = "photos.safetensors"
 # Numbers of more than ten digits have no zeros in front, so that a step has one name.
 _OBSERVATION = re.compile(r"observation-(\d{10}|[1-9]\d{10,15})\.safetensors", re.ASCII)
 
 # A browser numbers the classes that have no names; nobody has as many as this.
 _MOST_CLASSES = 1_000_000
-
-Numbers = Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """The part of ``run.json`` that is shown; :class:`record.run.RunInfo` explains the fields."""
-
-    name: str
-    fingerprint: str
-    images: tuple[str, ...]
-    labels: tuple[tuple[int, ...], ...] | None = None
-    class_names: tuple[str, ...] | None = None
-    areas: Numbers = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    commit: str | None = None
-    seed: int | None = None
-    started: str = ""
-    metrics: Numbers = field(default_factory=dict)
-    finished: bool = False
-
-    def __post_init__(self) -> None:
-        if self.labels is not None and len(self.labels) != len(self.images):
-            raise ValueError("it does not have one label entry per image")
-
-    def class_name(self, index: int) -> str:
-        """The name of class ``index``, or its number if it has no name."""
-        if self.class_names is not None and index < len(self.class_names):
-            return self.class_names[index]
-        return str(index)
-
-    def true_classes(self, image: int) -> tuple[int, ...]:
-        """The true classes of an image; empty if they are not known."""
-        return () if self.labels is None else self.labels[image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +71,6 @@ class Moment:
     metrics: Numbers = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """The part of an observation's metadata that is shown."""
-
-    step: int
-    epoch: Annotated[int, AtLeast(-1)]
-    caption: str
-    fingerprint: str
-    rule: str
-    measures: Numbers
-    more_rules: tuple[str, ...] = ()
-
-
 class Record:
     """The folder of a recorded run.
 
@@ -132,7 +85,7 @@ class Record:
     def __init__(self, folder: Path, run: str) -> None:
         self.folder = folder
         self.rename(run)
-        self._facts: tuple[str, RunFacts] | None = None
+        self._facts: tuple[str, RunInfo] | None = None
         self._moments: dict[int, Moment] = {}
         self._lock = threading.Lock()
 
@@ -160,7 +113,7 @@ class Record:
             return "gone"
         return hashlib.sha256(repr(sorted(stats)).encode("utf-8", "replace")).hexdigest()[:16]
 
-    def facts(self) -> RunFacts:
+    def facts(self) -> RunInfo:
         """Read the facts about the run.
 
         Raises:
@@ -170,9 +123,7 @@ class Record:
         try:
             stamp = file_stamp(path)
             if self._facts is None or self._facts[0] != stamp:
-                data = read_json(path)
-                check_schema(data)
-                facts = decode(RunFacts, data)
+                facts = read_info(path)
                 self._facts = stamp, replace(facts, settings=finite(facts.settings))
             return self._facts[1]
         except (*MISFITS, OSError) as error:
@@ -184,7 +135,7 @@ class Record:
         Raises:
             RecordError: It is missing, damaged, or of another run.
         """
-        path = self.folder / _name(step)
+        path = self.folder / OBSERVATION_FILE.format(step)
         try:
             stamp = file_stamp(path)
         except OSError as error:
@@ -224,7 +175,7 @@ class Record:
         rule = rules[0] if rule is None else rule
         if rule not in rules:
             raise IndexError(f"no maps by the rule {rule!r}")
-        with open_tensors(self.folder / _name(step)) as file:
+        with open_tensors(self.folder / OBSERVATION_FILE.format(step)) as file:
             return read_maps(file, _tensor_name("maps", rule, rules), images, columns)
 
     def photos(self) -> Array:
@@ -245,13 +196,8 @@ class Record:
 
     def moments(self) -> tuple[list[Moment], int]:
         """Read all observations without their maps, and count the files that cannot be read."""
-        moments, unreadable, steps = [], 0, self.steps()
-        metrics: Mapping[int, Numbers] = {}
-        try:
-            if (self.folder / METRICS_FILE).is_file():
-                metrics = read_metrics(self.folder / METRICS_FILE)
-        except RecordError:
-            unreadable += 1
+        moments, steps = [], self.steps()
+        metrics, _, unreadable = self._metrics()
         for step in steps:
             try:
                 moments.append(replace(self.moment(step), metrics=metrics.get(step, {})))
@@ -260,6 +206,24 @@ class Record:
         with self._lock:  # Forget what was deleted.
             self._moments = {s: m for s, m in self._moments.items() if s in set(steps)}
         return moments, unreadable
+
+    def thinned(self, moments: Sequence[Moment]) -> list[dict[str, Any]]:
+        """The numbers that are left of observations between ``moments``, by step."""
+        metrics, measures, _ = self._metrics()
+        shown = {moment.step for moment in moments}
+        return [
+            {"step": step, "metrics": metrics.get(step, {}), "measures": measures.get(step, {})}
+            for step in sorted({*metrics, *measures} - shown)
+            if shown and min(shown) < step < max(shown)
+        ]
+
+    def _metrics(self) -> tuple[Mapping[int, Numbers], Mapping[int, Numbers], int]:
+        """What was logged at each step, what was measured, and how many files are damaged."""
+        path = self.folder / METRICS_FILE
+        try:
+            return (read_metrics(path), read_thinned(path), 0) if path.is_file() else ({}, {}, 0)
+        except RecordError:
+            return {}, {}, 1
 
     def index(self) -> dict[str, Any]:
         """Everything about the run but maps, photos and scalars, ready for JSON.
@@ -276,6 +240,7 @@ class Record:
             verdict, unreadable = None, unreadable + 1
         index: dict[str, Any] = {"id": self.id, "run": self.run, "stamp": stamp}
         index |= {"levels": LEVELS, **_as_dict(facts), **describe_moments(moments)}
+        index["thinned"] = self.thinned(moments)
         return index | {"unreadable": unreadable, "verdict": verdict and verdict.as_json()}
 
 
@@ -313,13 +278,9 @@ def is_file_of_record(name: str) -> bool:
     return name == PHOTOS_FILE or _OBSERVATION.fullmatch(name) is not None
 
 
-def _as_dict(instance: RunFacts | Moment) -> dict[str, Any]:
+def _as_dict(instance: RunInfo | Moment) -> dict[str, Any]:
     """The fields of a dataclass, which share what they hold: it can be large."""
     return {each.name: getattr(instance, each.name) for each in fields(instance)}
-
-
-def _name(step: int) -> str:
-    return f"observation-{step:010d}.safetensors"
 
 
 def file_stamp(path: Path | os.DirEntry[str]) -> str:
@@ -333,14 +294,14 @@ def _tensor_name(kind: str, rule: str, rules: Sequence[str]) -> str:
     return kind if rule == rules[0] else f"{kind}.{rule}"
 
 
-def _read_moment(file: TensorFile, facts: RunFacts, step: int, stamp: str) -> Moment:
+def _read_moment(file: TensorFile, facts: RunInfo, step: int, stamp: str) -> Moment:
     """Read what is small in an observation's file.
 
     Raises:
         KeyError, TypeError, ValueError: It is not one of this run and step.
     """
     check_schema(file.about, OBSERVATION_SCHEMA)
-    header = decode(_Header, file.about)
+    header = decode(Header, file.about)
     if header.step != step or header.fingerprint != facts.fingerprint:
         raise ValueError("it belongs to another run or step")
     rules = (header.rule, *header.more_rules)

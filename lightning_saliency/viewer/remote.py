@@ -8,9 +8,9 @@ from os import PathLike
 from pathlib import Path
 
 from lightning_saliency.errors import RecordError
+from lightning_saliency.record.facts import RUN_FILE
 from lightning_saliency.storage.files import MAX_TENSORS, safe_name
 from lightning_saliency.storage.places import RemotePath, find_place
-from lightning_saliency.viewer.record import RUN_FILE
 
 _KINDS = ("*.json", "*.safetensors")
 
@@ -33,7 +33,10 @@ def as_local(folder: str | PathLike[str]) -> Path:
     inside = (place / RUN_FILE).is_file()
     found = [place] if inside else [file.parent for file in place.glob(f"*/{RUN_FILE}")]
     if not found:
-        raise RecordError(f"no recorded run in {place}")
+        raise RecordError(
+            f"no recorded run in {place}; pass the log folder of one run. A run with "
+            "`SaliencyCallback(record=True)` writes it into its logger's folder"
+        )
     home = tempfile.TemporaryDirectory(prefix="lightning-saliency-")
     atexit.register(home.cleanup)
     # Runs are named by their folders, so the copy lies in folders of the same names.

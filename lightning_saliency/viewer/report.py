@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,29 @@ def open_records(folders: Sequence[str | Path]) -> list[Record]:
                 "into its logger's folder"
             )
         for record in found:
-            record.facts()
-            if not record.moments()[0]:
-                raise RecordError(f"{record.folder} holds no observation that can be read")
+            _check_readable(record)
             records.setdefault(record.folder, record)
     _name_apart(list(records.values()))
     return list(records.values())
+
+
+def _check_readable(record: Record) -> None:
+    """Refuse a run of which there is nothing to show."""
+    try:
+        record.facts()
+        moments, unreadable = record.moments()
+    except RecordError as error:
+        raise RecordError(f"{error}. Copy the folder again, or pass another run") from error
+    if not moments and unreadable:
+        raise RecordError(
+            f"{record.folder} holds no observation that can be read; {unreadable} damaged file(s). "
+            "Copy the folder again, or pass another run"
+        )
+    if not moments:
+        raise RecordError(
+            f"{record.folder} holds no observations yet. The callback writes the first one when "
+            "training begins"
+        )
 
 
 def _name_apart(records: Sequence[Record]) -> None:
@@ -153,7 +171,8 @@ def _describe(record: Record, verdict: ShownVerdict | None) -> _Run:
     words = f"The images of {record.run} and their maps at {last.caption}"
     still = f'<figure><img src="{picture}" alt="{escape(words)}"></figure>'
     shown = index["verdict"] and ShownVerdict.parse(index["verdict"])
-    return _Run(index, still + (as_html(shown) if shown else ""))
+    # The verdict comes first: the picture can be taller than a window.
+    return _Run(index, (as_html(shown) if shown else "") + still)
 
 
 def _data_uri(kind: str, data: bytes) -> str:
@@ -172,6 +191,7 @@ def _page(
         run.index
         | describe_moments(selection.moments())
         | {"levels": selection.plan.levels, "cut": selection.cut()}
+        | {"thinned": sorted(run.index["thinned"] + selection.dropped(), key=itemgetter("step"))}
         for run, selection in zip(runs, chosen, strict=True)
     ]
     names = ", ".join(run["run"] for run in index)

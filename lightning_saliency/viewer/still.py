@@ -8,8 +8,9 @@ from lightning_saliency.draw.canvas import Tile, encode, sheet
 from lightning_saliency.draw.colours import Picture, colorize, fit
 from lightning_saliency.errors import RecordError
 from lightning_saliency.functional.text import percent, plain
+from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.viewer.maps import LEVELS, NOT_FINITE
-from lightning_saliency.viewer.record import Moment, Record, RunFacts
+from lightning_saliency.viewer.record import Moment, Record
 from lightning_saliency.viewer.tensors import Array
 
 _SIZE = 72  # pixels per side of a tile
@@ -42,7 +43,7 @@ def draw_still(record: Record, moment: Moment) -> bytes:
     return encode(sheet(rows, title=title, aside=plain(moment.rules[0].replace("_", " "))), "jpeg")
 
 
-def _draw_photo(facts: RunFacts, photos: Array | None, image: int) -> list[Tile]:
+def _draw_photo(facts: RunInfo, photos: Array | None, image: int) -> list[Tile]:
     if photos is None:
         return []
     names = ", ".join(facts.class_name(label) for label in facts.true_classes(image))
@@ -50,7 +51,7 @@ def _draw_photo(facts: RunFacts, photos: Array | None, image: int) -> list[Tile]
     return [Tile(picture, plain(names or facts.images[image]))]
 
 
-def _draw_map(facts: RunFacts, moment: Moment, values: Array, image: int, column: int) -> Tile:
+def _draw_map(facts: RunInfo, moment: Moment, values: Array, image: int, column: int) -> Tile:
     target, p = moment.targets[image][column], moment.p[image][column]
     strongest = max((each for each in moment.p[image] if each is not None), default=None)
     return Tile(

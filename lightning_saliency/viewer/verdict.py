@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_saliency.functional.text import figures
+from lightning_saliency.record.facts import VERDICT_FILE
 from lightning_saliency.storage.decode import MISFITS, decode
 from lightning_saliency.storage.files import damaged, read_json
-
-VERDICT_FILE = "verdict.json"
 
 _TITLES = {"pass": "Attention passes", "fail": "Attention fails"}
 
@@ -44,6 +43,7 @@ class ShownGrowth:
     region: str | None = None
     before: float | None = None
     now: float | None = None
+    scattered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,10 @@ def _explain(verdict: ShownVerdict) -> Iterable[str]:
     if growth is not None and growth.before is not None and growth.now is not None:
         place = f"row {growth.row + 1}, column {growth.column + 1} of the grid"
         place = place if growth.region is None else f"the region {growth.region!r}"
-        yield f"What grew: {place}, from {growth.before:.1%} to {growth.now:.1%} of the gradient."
+        gain = f"{place}, from {growth.before:.1%} to {growth.now:.1%} of the gradient"
+        if growth.scattered:
+            gain = f"no one place, the whole profile shifted; most: {gain}"
+        yield f"What grew: {gain}."
     moved = [f"{m.name} ({m.moved:.2f})" for m in verdict.images[:5] if m.moved is not None]
     if moved:
         yield f"Images that moved most: {', '.join(moved)}."

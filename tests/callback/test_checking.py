@@ -21,6 +21,7 @@ from lightning_saliency import (
     SaliencyError,
 )
 from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.functional.maps import masses
 from lightning_saliency.functional.measures import profiles
 from lightning_saliency.record.run import open_run
 
@@ -73,15 +74,16 @@ def test_a_run_records_what_it_saw_and_how_it_ended(tmp_path):
     assert run.photos().shape == (4, 24, 24, 3)
 
 
-def test_what_is_recorded_is_the_label_s_squared_gradient_in_full(tmp_path):
+def test_what_is_recorded_is_the_label_s_gradient_in_full(tmp_path):
     from lightning_saliency import explain
 
     callback, module = watch(), Touchy()
     fit(tmp_path, callback, module=module, max_epochs=1)
     last = open_run(tmp_path).last()
     now = explain(module, callback.probe.images, callback.probe.labels, rules=("gradient",))
-    expected = profiles(now.maps("gradient", "square")[:, 0])
-    torch.testing.assert_close(last.measured.profiles, expected)
+    maps = masses(now["gradient"][:, 0], callback.probe.images, "joint")
+    expected = torch.stack([profiles(maps[:, view]) for view in (0, 1)], dim=1)
+    torch.testing.assert_close(last.measured.views, expected)
     assert last.epoch == 0
     assert last.caption == "epoch 0"
 

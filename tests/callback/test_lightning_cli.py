@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 from training import fit, loader, make_module, one_image, seen, steps
 
 from lightning_saliency import AttentionCheck, ProbeBatch, Reference, SaliencyCallback
+from lightning_saliency.check.requirements import DEFAULT
 from lightning_saliency.record.run import open_run
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
@@ -190,8 +191,8 @@ def configured(folder: Path, ours: dict[str, Any], namespace: Any) -> dict[str, 
 def assert_as_configured(check: Any, good: Path) -> None:
     assert isinstance(check, AttentionCheck)
     assert check.reference.info == Reference.load(good).info
-    sentences = ["moved_mass <= auto", "*.share within auto", "left.share >= 0.2"]
-    assert [r.text for r in check.requirements] == [*sentences, "left.share <= 0.9"]
+    own = ["left.share >= 0.2", "left.share <= 0.9"]
+    assert [r.text for r in check.requirements] == [*DEFAULT, *own]
     assert (str(check.start_after), check.patience, check.on_fail) == ("val_loss<9", 2, "stop")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from records import info, observation, photos
 from stores import FaultyStore, answer_late, break_off, failing, leave_out, refuse
 
 from lightning_saliency.errors import RecordError
+from lightning_saliency.record.metrics import read_thinned
 from lightning_saliency.record.observation import read_observation
 from lightning_saliency.record.run import (
     OBSERVATION_FILE,
@@ -253,6 +255,38 @@ def test_a_resumed_run_goes_on_with_the_metrics_of_its_past_and_forgets_the_verd
     assert "verdict.json" not in names(folder)
     RunWriter(folder).begin(info(), photos(), after=-1)
     assert open_run(folder).metrics() == {}
+
+
+def test_what_was_measured_stays_when_an_observation_is_thinned_out(folder):
+    def measure(writer: RunWriter, steps: Iterable[int]) -> None:
+        for step in steps:
+            writer.add(observation(step, step=step, measures={"share": step / 10}))
+
+    writer = RunWriter(folder, keep=2)
+    writer.begin(info(), photos(), after=-1)
+    measure(writer, (1, 2))
+    assert not (folder / "metrics.json").exists()
+    measure(writer, (3, 4))
+    assert open_run(folder).steps() == [1, 4]
+    assert read_thinned(folder / "metrics.json") == {2: {"share": 0.2}, 3: {"share": 0.3}}
+    again = RunWriter(folder, keep=2)  # goes on with step 4, which another process measured
+    again.begin(info(), photos(), after=4)
+    measure(again, (5,))
+    assert list(read_thinned(folder / "metrics.json")) == [2, 3, 4]
+    assert read_thinned(folder / "metrics.json")[4] == {"share": 0.4}
+    assert open_run(folder).metrics() == {}
+    RunWriter(folder).begin(info(), photos(), after=-1)
+    assert not (folder / "metrics.json").exists()
+
+
+def test_a_damaged_observation_is_thinned_out_all_the_same(folder):
+    RunWriter(folder).begin(info(), photos(), after=-1)
+    for step in (1, 2):
+        RunWriter(folder).add(observation(step, step=step))
+    write_whole(folder / OBSERVATION_FILE.format(2), b"{")
+    RunWriter(folder, keep=2).add(observation(3, step=3))
+    assert open_run(folder).steps() == [1, 3]
+    assert not (folder / "metrics.json").exists()
 
 
 def test_damaged_metrics_do_not_stop_a_run_and_are_refused_when_read(folder):

@@ -37,6 +37,7 @@ def logs(tmp_path_factory, one_thread, browser):
     folder = tmp_path_factory.mktemp("logs")
     write_verdict(make_run(folder / "a", observations=5))
     make_run(folder / "b", observations=4, seed=1)
+    make_run(folder / "spare")  # which tests may write again, as they like it
     make_run(folder / "many", images=64, classes=10, side=12)
     make_run(folder / "wide", images=2, classes=1000, side=8)
     make_run(folder / "changing", classes=8, shown=3, observations=4)
@@ -49,7 +50,7 @@ def logs(tmp_path_factory, one_thread, browser):
 @pytest.fixture(scope="module")
 def server(logs, tmp_path_factory):
     with serve(tmp_path_factory.mktemp("server"), "--logdir", str(logs)) as running:
-        running.wait_for_runs(7)
+        running.wait_for_runs(8)
         yield running
 
 
@@ -166,6 +167,52 @@ def test_nothing_is_too_wide_for_a_narrow_window(tab):
 
 
 # Time
+
+
+def test_dialogs_and_menus_fit_into_a_narrow_window(tab):
+    viewer = tab(options={"viewport": {"width": 820, "height": 900}})
+
+    def check(selector):
+        box = viewer.frame.locator(selector).bounding_box()
+        assert box["x"] >= 0
+        assert box["y"] >= 0
+        assert box["x"] + box["width"] <= 820
+        assert box["y"] + box["height"] <= 900
+        assert viewer.find_violations() == []
+
+    viewer.frame.locator(".verdict").click()
+    check("dialog")
+    viewer.press("Escape", "?")
+    check("dialog")
+    viewer.press("Escape")
+    viewer.frame.locator("button[aria-label='Choose curves']").click()
+    check(".lane-menu")
+
+
+def test_in_a_narrow_window_fewer_classes_are_shown_so_that_they_can_be_named(tab):
+    viewer = tab("wide", options={"viewport": {"width": 820, "height": 900}})
+    tiles = viewer.frame.locator(".row").first.locator(".tile")
+    assert tiles.count() == 7
+    assert tiles.first.bounding_box()["width"] >= 80
+    assert "true class" in tiles.first.get_attribute("aria-label")
+
+
+def test_the_step_does_not_reach_into_the_axis(tab, logs):
+    make_run(logs / "spare", observations=4, per_epoch=1_000_000)
+    viewer = tab("spare", options={"viewport": {"width": 820, "height": 900}})
+    words = viewer.frame.locator(".moment span").bounding_box()
+    assert viewer.text(".moment span").replace("\u00a0", " ") == "step 2,999,999 · 4 of 4"
+    axis = viewer.frame.locator(".axis").bounding_box()
+    assert words["x"] + words["width"] <= axis["x"]
+
+
+def test_words_below_photos_and_maps_stand_on_a_line(tab):
+    viewer = tab()
+    tops = [
+        viewer.frame.locator(f".row .{kind} .words").first.bounding_box()["y"]
+        for kind in ("lead", "tile")
+    ]
+    assert tops[0] == pytest.approx(tops[1], abs=0.5)
 
 
 def test_the_slider_goes_one_observation_per_key(tab):
@@ -453,6 +500,155 @@ def test_the_verdict_leads_to_the_maps(tab):
     assert viewer.wait().get("state.view") == "all"
 
 
+def find_outline(viewer, selector):
+    """Where the outline on a picture is, in parts of the picture: left, top, right, bottom."""
+    picture = viewer.frame.locator(selector).first
+    box, inner = picture.bounding_box(), picture.locator(".outline").bounding_box()
+    left, top = inner["x"] - box["x"], inner["y"] - box["y"]
+    edges = (left, top, left + inner["width"], top + inner["height"])
+    return [edge / box["width"] for edge in edges]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_cell_that_grew_is_outlined_on_every_map(tab, dark):
+    viewer = tab()
+    if dark:
+        viewer.page.evaluate("document.body.classList.add('dark-mode')")
+        viewer.wait("document.body.dataset.theme === 'dark'")
+    assert viewer.frame.locator(".stage .outline").count() == 0
+    viewer.frame.locator(".verdict").click()
+    cell = pytest.approx([7 / 8, 0, 1, 1 / 8], abs=0.01)
+    assert find_outline(viewer, ".moved .photo") == cell
+    viewer.frame.locator("text=See it in all images").click()
+    for key in ("a", "i", "t"):
+        viewer.press(key)
+        assert find_outline(viewer, ".tile .picture") == cell
+        every = viewer.frame.locator(".tile").count()
+        assert viewer.frame.locator(".tile .outline").count() == every
+        assert "row 1, column 8" in viewer.text(".outline-note")
+        assert viewer.find_violations() == []
+    viewer.press("i")
+    assert find_outline(viewer, ".aside .photo") == cell
+    assert viewer.get("state.outline") == "grown"
+    # A map is painted as before; a ring of black and white is on its cell.
+    shown = viewer.screenshot(".tile .picture")
+    side = len(shown)
+    ring = shown[: side // 8, -side // 8 :]
+    assert ring.min() < 60
+    assert ring.max() > 240
+    viewer.frame.locator("text=Hide the outline").click()
+    assert viewer.wait().frame.locator(".stage .outline").count() == 0
+    assert viewer.frame.evaluate("document.activeElement.tagName") == "MAIN"
+
+
+def test_of_a_map_that_is_no_square_the_cell_is_within_it(tab):
+    viewer = tab()
+    style = """async () => {
+      const {makeOutline} = await import("/data/plugin/saliency/outline.js");
+      const {left, top, width, height} = makeOutline({row: 7, column: 0}, [10, 20]).style;
+      return [left, top, width, height];
+    }"""
+    assert viewer.frame.evaluate(style) == ["0%", "68.75%", "12.5%", "6.25%"]
+
+
+def test_a_region_that_grew_has_no_outline(tab, logs):
+    growth = {"region": "tag", "row": 0, "column": 7, "before": 0, "now": 1}
+    write_verdict(make_run(logs / "spare"), growth=growth)
+    viewer = tab("spare", outline="grown")
+    assert viewer.frame.locator(".outline").count() == 0
+    viewer.frame.locator(".verdict").click()
+    viewer.frame.locator("text=See it in all images").click()
+    assert viewer.wait().get("state.outline") == ""
+    assert viewer.frame.locator(".outline").count() == 0
+
+
+def test_a_profile_that_shifted_everywhere_is_told_from_a_place_that_grew(tab, logs):
+    growth = {"region": None, "row": 0, "column": 7, "before": 0.01, "now": 0.02}
+    write_verdict(make_run(logs / "spare"), growth=growth | {"scattered": True})
+    viewer = tab("spare")
+    viewer.frame.locator(".verdict").click()
+    shown = viewer.text(".growth")
+    assert shown.startswith("No one place grew: the whole profile shifted, as after a change of")
+    assert "row 1, column 8" in shown
+
+
+# The curves
+
+
+def lanes(viewer):
+    return viewer.texts(".lane-name")
+
+
+def test_the_reader_chooses_which_curves_are_drawn(opened, server):
+    viewer = opened().open_tab(server.base, run="a/saliency")
+    usual = lanes(viewer)
+    assert usual == ["moved_mass"]
+    viewer.press("i")
+    assert lanes(viewer) == ["p(true class)", "moved_mass"]
+    button = viewer.frame.locator("button[aria-label='Choose curves']")
+    button.focus()
+    viewer.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    assert viewer.texts(".lane-menu li") == ["p(true class)", "moved_mass"]
+    assert viewer.find_violations() == []
+    viewer.press("Space")  # the first box has the focus
+    assert lanes(viewer) == ["moved_mass"]
+    assert viewer.get("state.view") == "image"
+    viewer.press("Tab", "Space")
+    assert lanes(viewer) == []
+    viewer.press("Space", "Escape")
+    assert lanes(viewer) == ["moved_mass"]
+    assert (viewer.get("state.view"), viewer.get("state.lanes")) == ("image", '["moved_mass"]')
+    assert viewer.frame.locator(".lane-menu").is_hidden()
+    assert viewer.frame.evaluate("document.activeElement.ariaLabel") == "Choose curves"
+    viewer.page.wait_for_function("location.hash.includes('p.saliency.lanes=')")
+    other = opened().open_link(viewer.page.evaluate("location.href"))
+    assert lanes(other) == ["moved_mass"]
+    other.frame.locator("button[aria-label='Choose curves']").click()
+    other.frame.locator("text=Show the usual ones").click()
+    assert other.press("Escape").get("state.view") == "image"
+    other.frame.locator("button[aria-label='Choose curves']").click()
+    assert lanes(other.wait()) == ["p(true class)", "moved_mass"]
+    other.frame.locator(".stage").click(position={"x": 5, "y": 5})
+    assert other.frame.locator(".lane-menu").is_hidden()
+
+
+def test_curves_are_whole_where_maps_were_thinned_out(tab, logs):
+    run = make_run(logs / "spare", observations=9, keep=3)
+    viewer = tab("spare")
+    assert viewer.get("timeline.length") == 3
+    assert viewer.frame.locator(".ticks line").count() == 3
+    points = viewer.get("dock.lanes[0].series[0]")
+    assert [value for _, value in points] == pytest.approx([0.1 * n for n in range(9)])
+    steps = open_run(run).steps()
+    places = np.interp([0, *range(9, 80, 10)], steps, range(3))
+    assert [place for place, _ in points] == pytest.approx(list(places), abs=0.05)
+    for key, value in (("Home", "0.000"), ("ArrowRight", None), ("End", "0.800")):
+        shown = viewer.press(key).text(".lane .values")
+        at = viewer.get("runs[0].moments[saliencyViewer.t].measures.moved_mass")
+        assert shown == (value or f"{at:.3f}")
+
+
+def test_of_many_curves_there_is_room_for_some(tab):
+    viewer = tab("fitted", options={"viewport": {"width": 1000, "height": 320}})
+    assert len(lanes(viewer)) == 1
+    viewer.frame.locator("button[aria-label='Choose curves']").click()
+    for name in viewer.texts(".lane-menu li"):
+        box = viewer.frame.locator(".lane-menu li", has_text=name).first.locator("input")
+        if box.is_enabled() and not box.is_checked():
+            box.check()
+    assert len(lanes(viewer.wait())) == 3
+    assert "room for 3" in viewer.text(".lane-menu p")
+    menu = viewer.frame.locator(".lane-menu").bounding_box()
+    assert menu["y"] >= 0
+    assert viewer.find_violations() == []
+
+
+def test_curves_that_a_run_does_not_have_are_passed_over(tab):
+    for link in ('["val_acc"]', "[", "5", "null", '{"a": 1}'):
+        assert lanes(tab(lanes=link)) == ["moved_mass"]
+
+
 # A run that changes under the open tab
 
 
@@ -462,14 +658,14 @@ def growing(logs, server):
     folder = make_run(logs / "growing", observations=2, finished=False)
     info = open_run(folder).info
     writer = RunWriter(folder / "saliency")
-    server.wait_for_runs(8)
+    server.wait_for_runs(9)
 
     def add(number, **options):
         add_observation(writer, info, number, **options)
 
     yield SimpleNamespace(add=add, folder=folder / "saliency")
     shutil.rmtree(folder)
-    server.wait_for_runs(7)
+    server.wait_for_runs(8)
 
 
 def test_a_run_that_grows_is_followed_unless_one_looks_back(tab, growing):
@@ -534,7 +730,48 @@ def test_maps_that_are_not_finite_are_hatched(tab, growing):
     assert "not finite" in viewer.frame.locator(".tile").nth(1).get_attribute("aria-label")
 
 
+def test_a_run_that_keeps_some_and_goes_on_from_before_is_followed(tab, logs):
+    folder = make_run(logs / "spare", observations=4, keep=3, finished=False)
+    viewer = tab("spare")
+    steps = "runs[0].moments.map((moment) => moment.step)"
+    assert viewer.get(steps) == open_run(folder).steps()
+    assert viewer.get("timeline.length") == 3
+    before = open_run(folder).steps()[-2]
+    writer = RunWriter(folder / "saliency", 3)
+    writer.begin(open_run(folder).info, open_run(folder).photos(), after=before)
+    assert len(open_run(folder).steps()) == 2  # The last observation is set aside.
+    viewer.frame.evaluate(REFRESH)
+    viewer.wait("saliencyViewer.timeline.length === 2")
+    for number in (3, 4):
+        random = torch.Generator().manual_seed(number)
+        add_observation(writer, open_run(folder).info, number, random=random)
+        viewer.frame.evaluate(REFRESH)
+        viewer.wait(f"saliencyViewer.runs[0].moments.at(-1).step === {10 * number - 1}")
+        assert viewer.get(steps) == open_run(folder).steps()
+    assert len(viewer.get(steps)) == 3
+    own = colorize(recorded(logs, "spare", 39, 0, 0), 16, "signed")
+    assert abs(viewer.pixels()[..., :3].astype(int) - own).max() <= 1
+    assert viewer.frame.locator(".notes p").count() == 0
+
+
 # Safety, and people
+
+
+REFUSED = """() => new Promise((done) => {
+  document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+  const script = document.createElement("script");
+  script.textContent = "globalThis.pwned = 1";
+  document.body.append(script);
+})"""
+
+
+def test_scripts_that_are_put_into_the_tab_are_refused_and_noticed(tab):
+    """What the other tests rely on when they find no complaint."""
+    viewer = tab()
+    assert viewer.frame.evaluate(REFUSED) == "script-src-elem"
+    assert viewer.frame.evaluate("globalThis.pwned") is None
+    viewer.frame.wait_for_timeout(100)
+    assert "Content Security Policy" in viewer.complaints.pop()
 
 
 def test_names_are_text_and_never_markup(tab):
@@ -582,6 +819,9 @@ def test_without_records_the_tab_teaches(opened, tmp_path):
     with serve(tmp_path, "--logdir", str(tmp_path / "logs")) as server:
         viewer = opened().open_frame(server.base)
         assert "SaliencyCallback()" in viewer.text(".message code")
+        assert viewer.find_violations() == []
+        viewer.page.evaluate("document.body.classList.add('dark-mode')")
+        viewer.wait("document.body.dataset.theme === 'dark'")
         assert viewer.find_violations() == []
         make_run(tmp_path / "logs/run")
         server.wait_for_runs(1)

@@ -113,6 +113,29 @@ def test_nobody_is_shut_out_of_a_report(opened, page, theme):
     assert viewer.find_violations() == []
 
 
+def test_a_report_in_a_narrow_window(opened, page):
+    viewer = opened(viewport={"width": 820, "height": 900})
+    viewer.open_file(page, run="a/saliency", vs="b/saliency", outline="grown")
+    for key in ("a", "i", "t"):
+        overflow = "document.documentElement.scrollWidth - innerWidth"
+        assert viewer.press(key).frame.evaluate(overflow) <= 0
+        assert viewer.frame.locator(".tile .outline").count() > 0
+        assert viewer.find_violations() == []
+
+
+REFUSED = """() => new Promise((done) => {
+  document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+  fetch("https://example.com/").catch(() => {});
+})"""
+
+
+def test_a_report_can_send_nothing(browser, page):
+    viewer = Viewer(browser).open_file(page)
+    assert viewer.frame.evaluate(REFUSED) == "connect-src"
+    assert not [url for url in viewer.requests if "example.com" in url]
+    viewer.close()
+
+
 def test_without_scripts_a_report_has_a_picture_and_the_verdict(browser, page):
     context = browser.new_context(java_script_enabled=False, offline=True)
     static = context.new_page()
@@ -134,6 +157,9 @@ def test_a_notebook_keeps_the_focus(opened, runs, tmp_path):
     assert viewer.wait().text(".moment b") == "untrained"
     assert viewer.page.evaluate("document.activeElement.id") == "cell"
     assert viewer.frame.locator("button[aria-label^='Copy a link']").count() == 0
+    # Sandboxed, it can neither reach the notebook nor keep anything.
+    sealed = "try { parent.document; return false } catch { return origin === 'null' }"
+    assert viewer.frame.evaluate(f"() => {{ {sealed} }}")
     viewer.frame.locator(".lead").first.click()
     assert viewer.wait().get("state.view") == "image"
 

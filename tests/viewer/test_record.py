@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,9 @@ from lightning_saliency.viewer.record import (
     PHOTOS_FILE,
     RUN_FILE,
     Record,
-    RunFacts,
-    _Header,
-    _name,
 )
 
-FIRST, LAST = _name(0), _name(9)
+FIRST, LAST = (recorded_run.OBSERVATION_FILE.format(step) for step in (0, 9))
 
 
 @pytest.fixture
@@ -40,13 +36,12 @@ def rewrite(path: Path, **changed) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
 
 
-def test_the_names_of_files_and_facts_are_those_of_the_record():
-    assert RUN_FILE == recorded_run.RUN_FILE
-    assert PHOTOS_FILE == recorded_run.PHOTOS_FILE
-    for step in (0, 9, 10**9, 10**12):
-        assert _name(step) == recorded_run.OBSERVATION_FILE.format(step)
-    told = {field.name for field in fields(recorded_run.RunInfo)}
-    assert {field.name for field in fields(RunFacts)} <= told
+def test_the_names_of_files_and_facts_are_those_of_the_record(record):
+    steps = (0, 9, 10**9, 10**12)
+    for step in steps:
+        (record.folder / recorded_run.OBSERVATION_FILE.format(step)).touch()
+    assert record.steps() == list(steps)
+    assert record.facts() == recorded_run.open_run(record.folder).info
 
 
 def test_the_index_says_what_the_run_recorded(record):
@@ -186,9 +181,28 @@ def test_each_observation_comes_with_what_the_run_had_logged(record):
     writer.note_metrics(7, {"acc": 0.4})  # This observation is not kept.
     moments = record.index()["moments"]
     assert [m["metrics"] for m in moments] == [{}, {"acc": 0.5}]
+    assert record.index()["thinned"] == [{"step": 7, "metrics": {"acc": 0.4}, "measures": {}}]
     (record.folder / "metrics.json").write_text("{")
     assert record.index()["unreadable"] == 1
     assert [m["metrics"] for m in record.index()["moments"]] == [{}, {}]
+
+
+def test_numbers_of_thinned_observations_are_left(tmp_path):
+    writer = RunWriter(tmp_path, keep=3)
+    writer.begin(records.info(), records.photos(), after=-1)
+    for step in range(6):
+        writer.add(records.observation(step, step=step, measures={"moved_mass": step / 10}))
+        writer.note_metrics(step, {"acc": step / 5})
+    record = Record(tmp_path, "run")
+    index = record.index()
+    kept = [m["step"] for m in index["moments"]]
+    assert len(kept) == 3
+    numbers = {m["step"]: (m["metrics"], m["measures"]) for m in index["moments"]}
+    assert [each["step"] for each in index["thinned"]] == [s for s in range(6) if s not in kept]
+    numbers |= {each["step"]: (each["metrics"], each["measures"]) for each in index["thinned"]}
+    assert numbers == {s: ({"acc": s / 5}, {"moved_mass": s / 10}) for s in range(6)}
+    (tmp_path / "metrics.json").write_text("{")
+    assert record.index()["thinned"] == []
 
 
 def grow(header) -> None:
@@ -380,9 +394,14 @@ def test_names_of_files_that_are_no_observations_are_passed_over(record):
     assert record.steps() == [0, 9]
 
 
-def test_the_header_is_that_of_the_record():
-    told = {field.name for field in fields(recorded_observation._Header)}
-    assert {field.name for field in fields(_Header)} <= told
+def test_an_observation_is_that_of_the_record(record):
+    recorded = recorded_run.open_run(record.folder)
+    for step in record.steps():
+        moment, observation = record.moment(step), recorded.observation(step)
+        for name in ("step", "epoch", "caption", "measures"):
+            assert getattr(moment, name) == getattr(observation, name)
+        assert moment.rules == observation.snapshot.rules
+        assert moment.targets == observation.snapshot.targets.tolist()
 
 
 VERDICT = {

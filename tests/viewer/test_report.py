@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import records
 import torch
+from browser import make_run
 from pages import Page, decode
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
@@ -82,6 +83,7 @@ def test_a_place_without_scripts_sees_a_picture_and_the_verdict(run):
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     assert image.format == "JPEG"
     assert min(image.size) > 250
+    assert text.index("<table>") < text.index("<img")
     before_script = unescape(text[: text.index("saliency-index")])
     for words in (
         *("Attention fails", "moved_mass", "0.500", "at most 0.200", "3 good runs"),
@@ -90,6 +92,10 @@ def test_a_place_without_scripts_sees_a_picture_and_the_verdict(run):
     ):
         assert words in before_script
     assert page.index[0]["verdict"]["outcome"] == "fail"
+    verdict["growth"] = verdict["growth"] | {"scattered": True}
+    (run / "saliency/verdict.json").write_text(json.dumps(verdict))
+    text, _ = build(run)
+    assert "What grew: no one place, the whole profile shifted; most: row 1, column 3" in text
 
 
 def test_runs_are_named_by_what_tells_them_apart(tmp_path):
@@ -134,6 +140,22 @@ NAME = (
     'x" onload="alert(0)<img src=x onerror=alert(1)></script x></script/>'
     "<!--\u2028\u2029\"'&\x00\udc80"
 )
+
+
+def test_numbers_of_observations_that_were_cut_are_left(tmp_path):
+    run = make_run(tmp_path / "run", observations=9, side=40)
+    size = len(build(run)[0])
+    text, page = build(run, budget=size - 150_000)
+    (index,) = page.index
+    assert len(index["moments"]) < 9
+    everything = [*index["moments"], *index["thinned"]]
+    assert sorted(each["step"] for each in everything) == [0, *range(9, 80, 10)]
+    assert sorted(each["measures"]["moved_mass"] for each in everything) == pytest.approx(
+        [0.1 * number for number in range(9)]
+    )
+    steps = [each["step"] for each in index["thinned"]]
+    assert steps == sorted(steps)
+    assert len(text.encode()) <= size - 150_000
 
 
 def test_names_never_become_markup(tmp_path):
@@ -201,9 +223,14 @@ def test_folders_without_a_run_are_refused(tmp_path, run):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match=r"no recorded run in .*empty\. A run with"):
         open_records([run, tmp_path / "empty"])
-    for file in (run / "saliency").glob("observation-*"):
+    files = list((run / "saliency").glob("observation-*"))
+    for file in files:
+        file.write_bytes(b"")
+    with pytest.raises(RecordError, match=r"that can be read; 2 damaged file\(s\)\. Copy"):
+        open_records([run])
+    for file in files:
         file.unlink()
-    with pytest.raises(RecordError, match="holds no observation that can be read"):
+    with pytest.raises(RecordError, match="holds no observations yet"):
         open_records([run])
     (run / "saliency/run.json").write_text("{}")
     with pytest.raises(RecordError, match=r"run\.json is damaged"):

@@ -2,7 +2,8 @@
 // through all of them, and dragging in a lane moves it.
 import {draw, make} from "./elements.js";
 import {count} from "./format.js";
-import {icon} from "./icons.js";
+import {icon, makeButton} from "./icons.js";
+import {LaneMenu} from "./lane_menu.js";
 import {buildLanes} from "./lanes.js";
 
 const THUMB = 16; // pixels: half of it is how far a slider's ends are from those of its track
@@ -12,6 +13,7 @@ export class Dock {
   constructor(viewer) {
     this.viewer = viewer;
     this.lanes = [];
+    this.menu = new LaneMenu(viewer);
     this.lanesBox = make("div.lanes", {onpointerdown: (event) => this.scrub(event)});
     this.cursor = make("div.cursor");
     this.slider = make("input.slider", {
@@ -41,12 +43,14 @@ export class Dock {
     const last = makeButton("Last observation", "last", end);
     const controls = make("div.controls", {}, first, this.playButton, last, this.moment);
     const axis = make("div.axis", {}, this.slider, this.ticks);
-    return make("div.transport", {}, controls, axis, this.news);
+    return make("div.transport", {}, controls, axis, this.menu.element, this.news);
   }
 
   build() {
     const {axis, timeline} = this.viewer;
-    this.lanes = buildLanes(this.viewer);
+    const {lanes, names, most} = buildLanes(this.viewer);
+    this.lanes = lanes;
+    this.menu.fill({names, most, shown: lanes.map(({name}) => name)});
     this.lanesBox.replaceChildren(...this.lanes.map((lane) => lane.element), this.cursor);
     this.slider.max = timeline.end;
     this.slider.disabled = timeline.length < 2;
@@ -82,10 +86,10 @@ export class Dock {
     this.slider.value = t;
     this.slider.setAttribute("aria-valuetext", [caption, step].filter(Boolean).join(", "));
     this.cursor.style.transform = `translateX(${viewer.axis.gutter + viewer.x(t)}px)`;
-    this.moment.replaceChildren(
-      make("b", {}, caption),
-      make("span", {}, [step, `${t + 1} of ${timeline.length}`].filter(Boolean).join(" · ")),
-    );
+    // In a narrow window, it may break between its two parts only.
+    const parts = [step, `${t + 1} of ${timeline.length}`].filter(Boolean);
+    const where = parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
+    this.moment.replaceChildren(make("b", {}, caption), make("span", {}, where));
     for (const lane of this.lanes) lane.update(t);
     this.showNews();
     // While it plays, a voice could not keep up.
@@ -131,12 +135,4 @@ export class Dock {
       this.lanesBox.onpointermove = null;
     };
   }
-}
-
-export function makeButton(name, picture, onclick) {
-  return make(
-    "button.icon",
-    {type: "button", title: name, "aria-label": name, onclick},
-    icon(picture),
-  );
 }

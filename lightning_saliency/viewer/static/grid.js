@@ -1,16 +1,19 @@
 // All images: a photo and the maps of its classes for each. Short rows stand next to one another.
 import {clamp, make} from "./elements.js";
+import {outlinePhoto} from "./outline.js";
 import {makePhoto} from "./photos.js";
 import {Scene} from "./scene.js";
 import {Tile, snapSize} from "./tiles.js";
 
 const MOST_COLUMNS = 12; // classes of an image that are shown
+const LEAST_COLUMNS = 5; // the same, in a narrow window
+const NAMED = 84; // pixels: a tile that is less wide has no room for the name of its class
 const GAP = 10; // pixels between tiles
 const CARD_GAP = 28; // pixels between rows that stand next to one another
 const FEW = 3; // up to this many classes, the sides of a comparison share a row
 
 /** The slots of an image that are shown: all, or the true class, a chosen one and the strongest. */
-export function findColumns(run, image, cls) {
+export function findColumns(run, image, cls, most = MOST_COLUMNS) {
   const slots = Array.from({length: run.slots}, (_, slot) => slot);
   if (slots.length <= MOST_COLUMNS) return slots;
   const last = run.moments.length - 1;
@@ -19,7 +22,7 @@ export function findColumns(run, image, cls) {
   const labels = run.labels(image);
   const rank = (slot) =>
     labels.includes(targets[slot]) ? 3 : String(targets[slot]) === cls ? 2 : p[slot];
-  return slots.sort((a, b) => rank(b) - rank(a)).slice(0, MOST_COLUMNS);
+  return slots.sort((a, b) => rank(b) - rank(a)).slice(0, most);
 }
 
 export function buildGrid(viewer) {
@@ -50,7 +53,8 @@ export function buildGrid(viewer) {
  */
 function planGrid(viewer) {
   const {sides, state} = viewer;
-  const perSide = findColumns(sides[0].run, 0, state.cls).length;
+  const most = findMost(viewer);
+  const perSide = findColumns(sides[0].run, 0, state.cls, most).length;
   const together = sides.length === 1 || perSide <= FEW;
   const perRow = together ? perSide * sides.length : perSide;
   const {size, across} = layOut(viewer, perRow, together);
@@ -58,7 +62,13 @@ function planGrid(viewer) {
     ({run}) => run.sameTargets && run.slots === perSide && run.slots <= MOST_COLUMNS,
   );
   const headed = aligned && across === 1 && (!together || sides.length === 1);
-  return {together, perRow, size, across, headed};
+  return {together, perRow, size, across, headed, most};
+}
+
+/** How many of very many classes are shown: as many as can be named. */
+function findMost({stageWidth}) {
+  const fit = Math.floor((stageWidth + GAP) / (NAMED + GAP)) - 1;
+  return clamp(fit, LEAST_COLUMNS, MOST_COLUMNS);
 }
 
 /** What the frame and the bold words mean. */
@@ -96,7 +106,9 @@ function makeRow(scene, plan, image, group, first, last) {
   const {viewer} = scene;
   const [side] = group;
   const isPhoto = first || viewer.otherImages;
-  const photo = isPhoto ? makePhoto(side.run, image, plan.size) : make("span.photo.ditto");
+  const photo = isPhoto
+    ? outlinePhoto(makePhoto(side.run, image, plan.size), viewer.outlined, side.run)
+    : make("span.photo.ditto");
   const badge = plan.together ? null : side.makeBadge();
   const words = make("span.words", {}, badge, scene.makeSaying(side, image));
   const open = () => viewer.openImage(image);
@@ -109,8 +121,8 @@ function makeRow(scene, plan, image, group, first, last) {
   });
 }
 
-function makeTiles(viewer, {size, headed, together}, image, side, open) {
-  const shown = findColumns(side.run, image, viewer.state.cls);
+function makeTiles(viewer, {size, headed, together, most}, image, side, open) {
+  const shown = findColumns(side.run, image, viewer.state.cls, most);
   const lettered = together && viewer.sides.length > 1;
   const options = {size, shown, named: !headed, lettered, open};
   return shown.map((slot) => new Tile(viewer, side, image, {...options, slot}));

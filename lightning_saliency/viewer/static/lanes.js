@@ -9,6 +9,7 @@ const LANES_BY_HEIGHT = [
   [440, 2],
   [0, 1],
 ];
+const PART_OF_HEIGHT = 0.4; // of the viewer, that lanes may take if they were chosen
 const HEIGHT = 34; // pixels of a lane
 const ROOM = 5; // pixels above and below the line
 const LEAST_RANGE = 0.1; // of a lane of shares, so that noise does not look like change
@@ -19,18 +20,39 @@ const RANKS = [
   /^p\(true class\)$/,
   /acc|f1|auc|precision|recall/i,
   /^moved_mass$/,
+  /^image_moved_mass$/,
   /\.share$/,
   /val.*loss/i,
   /^drift\.first$/,
   /loss/i,
 ];
 
-/** The lanes for the sides and the state of a viewer. */
+/**
+ * The lanes for the sides and the state of a viewer: those that were chosen, or what readers look
+ * for first; also the `names` of all that could be drawn, and how many of them at `most`.
+ */
 export function buildLanes(viewer) {
   const series = findSeries(viewer);
-  const most = LANES_BY_HEIGHT.find(([height]) => viewer.root.clientHeight >= height)[1];
+  const height = viewer.root.clientHeight;
+  const usual = LANES_BY_HEIGHT.find(([least]) => height >= least)[1];
+  const most = Math.max(usual, Math.floor((PART_OF_HEIGHT * height) / HEIGHT));
   const names = [...series.keys()].sort((a, b) => rankOf(a) - rankOf(b) || a.localeCompare(b));
-  return names.slice(0, most).map((name) => new Lane(viewer, name, series.get(name)));
+  const chosen = readChoice(viewer.state.lanes);
+  const present = names.filter((name) => chosen?.includes(name));
+  // Another run may have none of what was chosen; then it is shown as usual.
+  const isChosen = chosen && (present.length > 0 || chosen.length === 0);
+  const shown = isChosen ? present.slice(0, most) : names.slice(0, usual);
+  return {lanes: shown.map((name) => new Lane(viewer, name, series.get(name))), names, most};
+}
+
+/** The names that a link holds as JSON; null if it holds none, or nonsense. */
+function readChoice(text) {
+  try {
+    const names = JSON.parse(text);
+    return Array.isArray(names) ? names : null;
+  } catch {
+    return null;
+  }
 }
 
 function rankOf(name) {
@@ -38,7 +60,7 @@ function rankOf(name) {
   return rank < 0 ? RANKS.length : rank;
 }
 
-/** For each name, the points [position, value] of each run. */
+/** For each name, the points [position, value] of each run, in order. */
 function findSeries({timeline, runs, state}) {
   const series = new Map();
   runs.forEach((run, r) => {
@@ -53,6 +75,7 @@ function findSeries({timeline, runs, state}) {
       series.get(name)[r].push([timeline.positionOfStep(r, step), value]);
     }
   });
+  for (const points of [...series.values()].flat()) points.sort(([a], [b]) => a - b);
   return series;
 }
 
@@ -62,12 +85,16 @@ function* listNumbers(run, image) {
   for (const [name, points] of Object.entries(curves)) {
     for (const [step, value] of points) yield [name, step, value];
   }
-  for (const [m, {step, metrics, measures}] of run.moments.entries()) {
+  // Of observations that were thinned out, the numbers are left.
+  for (const {step, metrics, measures} of [...run.moments, ...(run.info.thinned ?? [])]) {
     for (const [name, value] of Object.entries({...metrics, ...measures})) {
       // A curve has more points than there are observations.
       if (!Object.hasOwn(curves, name) && name !== "epoch") yield [name, step, value];
     }
-    const slot = image === null ? -1 : run.trueSlot(m, image);
+  }
+  if (image === null) return;
+  for (const [m, {step}] of run.moments.entries()) {
+    const slot = run.trueSlot(m, image);
     if (slot >= 0) yield [TRUE_CLASS, step, run.probabilities(m, image)[slot]];
   }
 }
@@ -124,7 +151,7 @@ class Lane {
     if (this.finding) picture.append(this.drawAllowed(width));
     if (this.area !== undefined) picture.append(drawAcross(this.y(this.area), "area"));
     picture.append(...this.series.map((points, r) => this.drawLine(points, r)), ...this.dots);
-    picture.append(drawBound(this.high, 10), drawBound(this.low, HEIGHT - 3));
+    picture.append(drawBound(this.high, 12), drawBound(this.low, HEIGHT - 7));
     return picture;
   }
 

@@ -2,7 +2,8 @@
 import {make} from "./elements.js";
 import {count} from "./format.js";
 
-const EXAMPLE = `from lightning_saliency import SaliencyCallback
+const EXAMPLE = `import pytorch_lightning as pl
+from lightning_saliency import SaliencyCallback
 
 trainer = pl.Trainer(callbacks=[SaliencyCallback()])`;
 

@@ -2,6 +2,7 @@
 import {clamp, make} from "./elements.js";
 import {icon} from "./icons.js";
 import {findColumns} from "./grid.js";
+import {outlinePhoto} from "./outline.js";
 import {makePhoto} from "./photos.js";
 import {Scene} from "./scene.js";
 import {Tile, snapSize} from "./tiles.js";
@@ -9,7 +10,7 @@ import {Tile, snapSize} from "./tiles.js";
 const GAP_OF_MAPS = 12; // pixels
 const SMALLEST = 72; // pixels of a map
 const LARGEST = 210;
-const LARGEST_OF_FEW = 360;
+const LARGEST_OF_FEW = 520;
 const FEW_MAPS = 3;
 const GAP_OF_SIDES = 28;
 
@@ -50,7 +51,7 @@ function makeAside(scene, width) {
   const aside = make(
     "section.aside",
     {"aria-label": "Photo"},
-    makePhoto(run, image, width, run.images[image]),
+    outlinePhoto(makePhoto(run, image, width, run.images[image]), viewer.outlined, run),
     make("h2", {}, run.images[image]),
     sides.map((side) =>
       image < side.run.images.length

@@ -17,6 +17,8 @@ const DEFAULTS = {
   scale: "map",
   show: "all",
   find: "",
+  lanes: "", // the names of the lanes that are drawn, as JSON; empty for the usual ones
+  outline: "", // "grown" for the cell of the verdict
   size: 0, // pixels per side of a map; 0 for what fits
 };
 const NUMBERS = new Set(["at", "image", "size"]);

@@ -2,6 +2,7 @@
 import {make} from "./elements.js";
 import {percent} from "./format.js";
 import {findPalette, paintMap} from "./colours.js";
+import {makeOutline} from "./outline.js";
 import {makePhoto} from "./photos.js";
 
 export class Tile {
@@ -18,7 +19,9 @@ export class Tile {
     this.canvas = make("canvas", {"aria-hidden": "true"});
     const longest = Math.max(...side.run.shape);
     this.canvas.classList.toggle("sharp", 2 * longest <= this.size * devicePixelRatio);
-    this.picture = make("span.picture", {}, makePhoto(side.run, image, this.size), this.canvas);
+    const outline = makeOutline(viewer.outlined, side.run.shape);
+    const photo = makePhoto(side.run, image, this.size);
+    this.picture = make("span.picture", {}, photo, this.canvas, outline);
     this.bar = make("i");
     this.name = make("span.name");
     this.chance = make("span.chance");

@@ -1,10 +1,9 @@
 // The toolbar: which runs, which view, which colours, and which images.
 import {Combobox} from "./combobox.js";
 import {rampOf} from "./colours.js";
-import {makeButton} from "./dock.js";
 import {fillSelect, make, makeChoice} from "./elements.js";
 import {count, figure, outcomeText, ruleText} from "./format.js";
-import {icon} from "./icons.js";
+import {icon, makeButton} from "./icons.js";
 import {showKeys} from "./keys.js";
 import {ALL_RULES} from "./sides.js";
 import {SCALES, SHOWN, STYLES, VIEWS} from "./state.js";
@@ -194,7 +193,7 @@ export class Toolbar {
     this.image.value = state.image;
     // Of many classes, a chosen one gets a column among all images too.
     this.cls.element.hidden = !(state.view === "time" || run.sparse);
-    const label = state.view === "time" ? "the true class" : "true and strongest classes";
+    const label = state.view === "time" ? "the true class" : "true and strongest";
     this.cls.set(
       [
         ["label", label],

@@ -1,11 +1,11 @@
 // The verdict of the attention check: what failed, what grew, and what moved most.
 import {draw, make} from "./elements.js";
 import {boundsText, count, figure, outcomeText, percent} from "./format.js";
+import {CELLS, describeCell, findGrownCell, outlinePhoto} from "./outline.js";
 import {makePhoto} from "./photos.js";
 
 const MOST_IMAGES = 8;
 const MOST_CLASSES = 6;
-const CELLS = 8; // per side of the grid in which the gradient is measured
 const MARKS = {pass: "✓ pass", warn: "! warn", fail: "✗ fail"};
 
 export function showVerdict(viewer) {
@@ -56,8 +56,15 @@ function makeFindings(findings) {
 /** What grew, with a picture of where, and a way to its maps. */
 function makeGrowth(viewer, {growth, occluded}) {
   if (!growth) return null;
-  const place =
-    growth.region ?? `row ${growth.row + 1}, column ${growth.column + 1} of ${CELLS} × ${CELLS}`;
+  const scattered = growth.scattered
+    ? make(
+        "p",
+        {},
+        "No one place grew: the whole profile shifted, as after a change of recipe ",
+        "or by a cue without a place. What grew most:",
+      )
+    : null;
+  const place = growth.region ?? describeCell(growth);
   const words = make(
     "p",
     {},
@@ -75,7 +82,8 @@ function makeGrowth(viewer, {growth, occluded}) {
     : null;
   const look = () => {
     viewer.dialogs.close();
-    viewer.change({view: "all", show: "all", find: "", at: null});
+    const outline = findGrownCell(viewer.runs[0]) ? "grown" : "";
+    viewer.change({view: "all", show: "all", find: "", at: null, outline});
     viewer.seek(viewer.timeline.end);
   };
   const button = make("button.plain", {type: "button", onclick: look}, "See it in all images");
@@ -83,7 +91,7 @@ function makeGrowth(viewer, {growth, occluded}) {
     "section",
     {},
     make("h3", {}, "What grew"),
-    make("div.growth", {}, drawCell(growth), make("div", {}, words, hidden, button)),
+    make("div.growth", {}, drawCell(growth), make("div", {}, scattered, words, hidden, button)),
   );
 }
 
@@ -114,7 +122,7 @@ function makeImages(viewer, images) {
     make(
       "button.moved",
       {type: "button", onclick: () => viewer.openImage(index)},
-      makePhoto(run, index, 84),
+      outlinePhoto(makePhoto(run, index, 84), findGrownCell(run), run),
       make("span.name", {}, name),
       make("span.faint", {}, figure(moved)),
     ),

@@ -13,6 +13,7 @@ import {
   makeMessage,
   makeWaitingMessage,
 } from "./notes.js";
+import {describeCell, findGrownCell} from "./outline.js";
 import {Player} from "./player.js";
 import {ALL_RULES, findScales, makeSides} from "./sides.js";
 import {buildSingle} from "./single.js";
@@ -213,6 +214,11 @@ class Viewer {
     this.build();
   }
 
+  /** The cell that is outlined on maps; null for none. */
+  get outlined() {
+    return this.state.outline === "grown" ? findGrownCell(this.runs[0]) : null;
+  }
+
   /** The factor from a map in units of its own peak to units of the scale. */
   gain(side, peak) {
     return this.state.scale === "run" && peak !== null ? peak / this.scales.get(side.rule) : 1;
@@ -283,6 +289,21 @@ class Viewer {
   writeNotes() {
     const notes = findNotes(this.catalogue.notice, this.runs, this.otherImages);
     this.notes.replaceChildren(...notes.map((note) => make("p", {}, note)));
+    if (this.outlined) this.notes.append(this.makeOutlineNote());
+  }
+
+  makeOutlineNote() {
+    const hide = () => {
+      this.change({outline: ""});
+      this.stage.focus({preventScroll: true}); // the button is gone
+    };
+    return make(
+      "p.outline-note",
+      {},
+      make("i.outline", {"aria-hidden": "true"}),
+      `The gradient grew most in ${describeCell(this.outlined)}. `,
+      make("button.plain", {type: "button", onclick: hide}, "Hide the outline"),
+    );
   }
 
   /** Show the moment of the slider everywhere. */
