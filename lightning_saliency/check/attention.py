@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lightning_saliency.attribution.rules import RULES, Rule
 from lightning_saliency.check.evaluate import Candidate, evaluate
@@ -43,12 +43,13 @@ class AttentionCheck:
         rule: The rule of the gradient that is measured. The plain gradient tells runs apart;
             guided backprop is good to look at and poor to judge by (Adebayo et al. 2018,
             arXiv 1810.03292).
-        reduce: How the channels are reduced: ``"square"``, ``"abs_sum"``, ``"abs_max"``, or
-            ``"contribution"``, which is gradient times contrast and finds more if a shortcut may
-            be as large as a background.
+        reduce: How maps are made of that gradient. The default is ``"joint"``, or what the
+            reference was measured by: the gradient is looked at in two ways at once,
+            ``"sensitivity"`` (where the logit would change with a pixel) and ``"contribution"``
+            (gradient times contrast: where it does). Either finds shortcuts that the other misses.
+            One of them, ``"square"``, ``"abs_sum"`` or ``"abs_max"`` measures that alone.
         require: Sentences such as ``"object.share >= 0.6"``, in addition to those of the
-            reference. Without a reference the default is ``"moved_mass <= auto"`` and
-            ``"*.share within auto"``.
+            reference. Without a reference the default is :data:`requirements.DEFAULT`.
         on_fail: What a failure does: ``"warn"``, ``"raise"`` a :class:`SaliencyError`, or
             ``"stop"`` training.
         start_after: A condition on a metric, such as ``"val_acc>0.8"``. From the first epoch in
@@ -68,20 +69,22 @@ class AttentionCheck:
         reference: Reference | str | None = None,
         *,
         rule: Rule = "gradient",
-        reduce: MassReduce = "square",
+        reduce: MassReduce | None = None,
         require: Sequence[str] | None = None,
         on_fail: OnFail = "warn",
         start_after: str | None = None,
         patience: int = 1,
     ) -> None:
         check_choice("rule", rule, RULES)
-        check_choice("reduce", reduce, MASS_REDUCTIONS)
+        if reduce is not None:
+            check_choice("reduce", reduce, MASS_REDUCTIONS)
         check_choice("on_fail", on_fail, ON_FAIL)
         _check_when(on_fail, start_after, patience)
         self.reference = _load(reference)
         self.folder = None
         if not (reference is None or isinstance(reference, Reference)):
             self.folder = find_place(reference)
+        reduce = reduce or _default_reduce(self.reference)
         if self.reference is not None:
             _check_same_measurement(self.reference, rule, reduce)
         if rule != "gradient":
@@ -125,6 +128,22 @@ def _load(reference: Reference | str | PathLike[str] | RemotePath | None) -> Ref
         "`reference` must be a Reference, the folder of one, or None, got "
         f"{type(reference).__name__}."
     )
+
+
+def _default_reduce(reference: Reference | None) -> MassReduce:
+    """Measure as the good runs were measured; without any, in the way that finds most."""
+    if reference is None:
+        return "joint"
+    theirs = reference.info.reduce
+    if theirs == "square":  # What was measured by default before there was a better way.
+        warnings.warn(
+            "the reference was measured by 'square', which finds fewer shortcuts than 'joint', so "
+            "this run is too. Train good runs again with this version and make a reference of "
+            "them to judge by 'joint'.",
+            SaliencyWarning,
+            stacklevel=3,
+        )
+    return cast(MassReduce, theirs)
 
 
 def _check_same_measurement(reference: Reference, rule: Rule, reduce: MassReduce) -> None:

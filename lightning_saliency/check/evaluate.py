@@ -10,14 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.check.bounds import CONFIDENCE, ENOUGH, moved_mass_bound
-from lightning_saliency.check.measures import Bounds, Quantity, left_out_moves
+from lightning_saliency.check.bounds import CONFIDENCE, moved_mass_bound
+from lightning_saliency.check.measures import Bounds, Quantity
+from lightning_saliency.check.moves import ENOUGH, find_move, find_weights, left_out_moves
 from lightning_saliency.check.reference import Reference, why_not_comparable
 from lightning_saliency.check.requirements import Requirement
 from lightning_saliency.check.verdict import Finding, Growth, Mark, Moved, Verdict
 from lightning_saliency.functional.measures import moved_mass
+from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import Measured, Numbers, Observation
-from lightning_saliency.record.run import RunInfo
+
+# A cell that gained less than this part of all that moved is not the place that changed. Where a
+# shortcut had a place, a cell gained 0.46 and more; in good runs that failed by accident, 0.1 and
+# less. See "What grew" in benchmarks/RESULTS.md.
+ONE_PLACE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +101,11 @@ def _pass_if_evaluated(
 
 def _find_unmeasured(candidate: Candidate, reference: Reference | None) -> Tensor:
     """The images that could not be measured here or in a good run: bool ``(images,)``."""
-    found = candidate.measured.profiles.sum(dim=(1, 2)).isnan()
+    found = candidate.measured.views.sum(dim=(1, 2, 3)).isnan()
     for shares in candidate.measured.shares.values():
         found = found | shares.isnan()
     if reference is not None:
-        found = found | reference.profiles.sum(dim=(2, 3)).isnan().any(dim=0)
+        found = found | reference.views.sum(dim=(2, 3, 4)).isnan().any(dim=0)
         for shares in reference.shares.values():
             found = found | shares.isnan().any(dim=0)
     return found
@@ -112,17 +118,17 @@ def _leave_out(
     if not bool(images.any()):
         return candidate, reference
     measured = candidate.measured
-    measured = replace(measured, **_mask(measured.profiles, measured.shares, images))
+    measured = replace(measured, **_mask(measured.views, measured.shares, images))
     if reference is not None:
-        reference = replace(reference, **_mask(reference.profiles, reference.shares, images))
+        reference = replace(reference, **_mask(reference.views, reference.shares, images))
     observation = replace(candidate.observation, measured=measured)
     return replace(candidate, observation=observation), reference
 
 
-def _mask(profiles: Tensor, shares: Mapping[str, Tensor], images: Tensor) -> dict[str, Any]:
+def _mask(views: Tensor, shares: Mapping[str, Tensor], images: Tensor) -> dict[str, Any]:
     """Set what was measured of ``images`` to NaN, which means over images ignore."""
     return {
-        "profiles": profiles.masked_fill(images[:, None, None], math.nan),
+        "views": views.masked_fill(images[:, None, None, None], math.nan),
         "shares": {name: each.masked_fill(images, math.nan) for name, each in shares.items()},
     }
 
@@ -202,21 +208,25 @@ def _find_growth(candidate: Candidate, reference: Reference) -> Growth:
         share = Growth(region, row, column, mean, share_now)
         if share.now - share.before >= found.now - found.before:
             found = share
-    return found
+    gain = found.now - found.before
+    scattered = found.region is None and gain < ONE_PLACE * moved_mass(now, before)
+    return replace(found, scattered=scattered)
 
 
 def _compare_classes(candidate: Candidate, reference: Reference) -> tuple[Moved, ...]:
     classes = candidate.measured.classes
     present = sorted(set(classes.tolist()))
     confidence = _share_out(len(present))
+    # A class has few images, which would not tell how closely good runs agree in each view.
+    weights = find_weights(reference.run_views())
     found = []
     for index in present:
         mine = classes == index
-        good = reference.profiles[:, mine].nanmean(dim=1)
-        moved = moved_mass(candidate.measured.profiles[mine].nanmean(dim=0), good.nanmean(dim=0))
+        good = reference.views[:, mine].nanmean(dim=1)
+        moved = find_move(candidate.measured.views[mine].nanmean(dim=0), good, weights)
         bound = None
         if len(good) >= ENOUGH and bool(torch.isfinite(good).all()):
-            bound = moved_mass_bound(left_out_moves(good), confidence)
+            bound = moved_mass_bound(left_out_moves(good, weights), confidence)
         found.append(Moved(candidate.info.class_name(index), index, moved, bound))
     return _sort(found)
 

@@ -13,13 +13,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lightning_saliency.check.bounds import ENOUGH, moved_mass_bound, share_bounds
-from lightning_saliency.functional.measures import moved_mass
+from lightning_saliency.check.bounds import IMAGE_DIRECTIONS, moved_mass_bound, share_bounds
+from lightning_saliency.check.moves import ENOUGH, find_move, left_out_moves
 from lightning_saliency.functional.text import figures
 from lightning_saliency.record.observation import Measured
 
 # Rules of thumb for references of too few runs to have a spread. Violations are only warnings.
-MOST_MOVED = 0.25  # At most this part of the mass may move.
+MOST_MOVED = 0.25  # At most this part of the mass may move, for maps of a single view.
 MOST_CHANGED = 0.5  # A share may change by this part of the share in good runs,
 LEAST_CHANGED = 0.02  # and always by this much, because half of a tiny share is nothing.
 
@@ -27,11 +27,12 @@ LEAST_CHANGED = 0.02  # and always by this much, because half of a tiny share is
 class GoodRuns(Protocol):
     """What a measure may use of the good runs; a :class:`reference.Reference` provides it."""
 
-    def profile(self) -> Tensor:
-        """The mean profile over the runs, ``(8, 8)``."""
+    @property
+    def views(self) -> Tensor:
+        """The views of each image in each run, ``(runs, N, V, 8, 8)``."""
 
-    def run_profiles(self) -> Tensor:
-        """The mean profile of each run over its images, ``(runs, 8, 8)``."""
+    def run_views(self) -> Tensor:
+        """The mean of each view over the images of each run, ``(runs, V, 8, 8)``."""
 
     def run_shares(self, region: str) -> list[float]:
         """The mean share of ``region`` in each run, in [0, 1]."""
@@ -119,19 +120,44 @@ class Quantity:
 
 
 def _moved_mass(measured: Measured, _: str, good: GoodRuns | None) -> float:
-    return math.nan if good is None else moved_mass(measured.mean_profile(), good.profile())
+    return math.nan if good is None else find_move(measured.mean_views(), good.run_views())
 
 
 def _moved_mass_bounds(good: GoodRuns, _: str, confidence: float) -> Bounds:
-    profiles = good.run_profiles()
-    if len(profiles) < ENOUGH:
-        source = f"a rule of thumb: {_too_few(len(profiles))}"
-        return Bounds(None, MOST_MOVED, source, serious=False)
-    left_out = left_out_moves(profiles)
+    views = good.run_views()
+    if len(views) < ENOUGH:
+        return _bound_few(views, confidence)
+    left_out = left_out_moves(views)
     bound, source = moved_mass_bound(left_out, confidence), _describe_spread(left_out)
     if bound >= 1:  # Moved mass cannot exceed 1, so such a bound would never be violated.
         return Bounds(None, 1.0, f"{source}, too far apart to judge by; add more")
     return Bounds(None, bound, source)
+
+
+def _bound_few(views: Tensor, confidence: float) -> Bounds:
+    if views.shape[1] == 1:  # How far good runs lie apart was measured for the joint views only.
+        source = f"a rule of thumb: {_too_few(len(views))}"
+        return Bounds(None, MOST_MOVED, source, serious=False)
+    source = f"typical of other trainings: {_too_few(len(views))}"
+    return Bounds(None, moved_mass_bound(left_out_moves(views), confidence), source, serious=False)
+
+
+def _image_moved_mass(measured: Measured, _: str, good: GoodRuns | None) -> float:
+    # Images of another probe cannot be compared one by one, which the verdict will report.
+    if good is None or len(measured.views) != good.views.shape[1]:
+        return math.nan
+    return find_move(measured.views, good.views)
+
+
+def _image_moved_mass_bounds(good: GoodRuns, _: str, confidence: float) -> Bounds:
+    views = good.views
+    if len(views) < ENOUGH:
+        return Bounds(None, 1.0, f"not judged: {_too_few(len(views))}")
+    if views.shape[2] == 1:  # Their spread was measured for the joint views only.
+        return Bounds(None, 1.0, "not judged: the gradient was measured in one way alone")
+    left_out = left_out_moves(views)
+    bound = moved_mass_bound(left_out, confidence, IMAGE_DIRECTIONS)
+    return Bounds(None, min(1.0, bound), _describe_spread(left_out))
 
 
 def _share(measured: Measured, region: str, _: GoodRuns | None) -> float:
@@ -140,12 +166,16 @@ def _share(measured: Measured, region: str, _: GoodRuns | None) -> float:
 
 def _share_bounds(good: GoodRuns, region: str, confidence: float) -> Bounds:
     shares = good.run_shares(region)
+    mean = math.fsum(shares) / len(shares)
     if len(shares) < ENOUGH:
-        mean = math.fsum(shares) / len(shares)
         source = f"a change by at most half: {_too_few(len(shares))}"
         change = max(mean * MOST_CHANGED, LEAST_CHANGED)
         return Bounds(max(0.0, mean - change), min(1.0, mean + change), source, serious=False)
-    return Bounds(*share_bounds(shares, confidence), _describe_spread(shares))
+    low, high = share_bounds(shares, confidence)
+    # A share cannot change by more than the mass that moves. From three runs, the spread of a small
+    # share is so uncertain that its own bound may allow a hundred times as much.
+    moves = moved_mass_bound(left_out_moves(good.run_views()), confidence)
+    return Bounds(max(low, mean - moves), min(high, mean + moves), _describe_spread(shares))
 
 
 MOVED_MASS = Measure(
@@ -155,8 +185,15 @@ MOVED_MASS = Measure(
     relations=("<=",),
     compares=True,
 )
+IMAGE_MOVED_MASS = Measure(
+    name="image_moved_mass",
+    value=_image_moved_mass,
+    bounds=_image_moved_mass_bounds,
+    relations=("<=",),
+    compares=True,
+)
 SHARE = Measure(name=".share", value=_share, bounds=_share_bounds, regional=True)
-MEASURES = (SHARE, MOVED_MASS)
+MEASURES = (SHARE, MOVED_MASS, IMAGE_MOVED_MASS)
 
 
 def quantities(regions: Collection[str]) -> list[Quantity]:
@@ -188,16 +225,9 @@ def list_names() -> str:
 
     Example:
         >>> list_names()
-        "'<region>.share' or 'moved_mass'"
+        "'<region>.share' or 'moved_mass' or 'image_moved_mass'"
     """
     return " or ".join(repr(f"<region>{m.name}" if m.regional else m.name) for m in MEASURES)
-
-
-def left_out_moves(profiles: Tensor) -> list[float]:
-    """How far the profile of each run ``(runs, 8, 8)`` lies from the mean of the others."""
-    count = len(profiles)
-    total = profiles.sum(dim=0)
-    return [moved_mass(p, (total - p) / (count - 1)) for p in profiles]
 
 
 def _describe_spread(values: Sequence[float]) -> str:

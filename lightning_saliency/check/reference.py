@@ -19,8 +19,9 @@ from torch import Tensor
 from lightning_saliency.check.requirements import DEFAULT, Requirement, parse_all
 from lightning_saliency.errors import NotComparableError, RecordError
 from lightning_saliency.functional.measures import CELLS, at_one_size
-from lightning_saliency.record.observation import SHARE, Numbers
-from lightning_saliency.record.run import Run, RunInfo, open_run
+from lightning_saliency.record.facts import RunInfo
+from lightning_saliency.record.observation import SHARE, Numbers, Observation
+from lightning_saliency.record.run import open_run
 from lightning_saliency.storage.decode import (
     MISFITS,
     SCHEMA,
@@ -85,6 +86,21 @@ class EarlierReference:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """One good run or model, as a reference takes it in.
+
+    Attributes:
+        name: What messages call it, such as the folder of the run.
+        info: The metadata of the run.
+        observation: The observation that counts.
+    """
+
+    name: str
+    info: RunInfo
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Reference:
     """Where N good runs look; made by :meth:`from_runs`, written by :meth:`save`.
 
@@ -92,7 +108,7 @@ class Reference:
         info: The metadata of the first run. A run must share its probe and rule to be compared.
         runs: The metadata of each run.
         classes: ``(images,)`` int64, the measured class of each image.
-        profiles: ``(runs, images, 8, 8)`` float64; NaN where a map is all zero.
+        views: ``(runs, images, V, 8, 8)`` float64; NaN where a map is all zero.
         shares: By region, ``(runs, images)`` float64, likewise.
         maps: ``(images, h, w)`` float16, the mean of the runs' maps, divided by its peak.
         photos: ``(images, h, w, 3)`` uint8.
@@ -105,7 +121,7 @@ class Reference:
     info: RunInfo
     runs: tuple[GoodRun, ...]
     classes: Tensor
-    profiles: Tensor
+    views: Tensor
     shares: Mapping[str, Tensor]
     maps: Tensor
     photos: Tensor
@@ -139,30 +155,50 @@ class Reference:
         """
         if isinstance(runs, str | PathLike | RemotePath) or not runs:
             raise RecordError("a reference needs a list of at least one run, preferably three")
-        requirements = parse_all(require)
         opened = [open_run(run) for run in runs]
-        seen = [run.last() for run in opened]
-        first = opened[0]
+        sources = [Source(str(run.folder), run.info, run.last()) for run in opened]
+        return cls.from_sources(sources, opened[0].photos(), require, reason=reason)
+
+    @classmethod
+    def from_sources(
+        cls,
+        sources: Sequence[Source],
+        photos: Tensor,
+        require: Sequence[str] = DEFAULT,
+        *,
+        reason: str = "",
+    ) -> Reference:
+        """Make a reference from observations of any origin; see :meth:`from_runs`.
+
+        Args:
+            sources: At least one.
+            photos: ``(images, h, w, 3)`` uint8, the thumbnails of their probe.
+            require: What is required of a run.
+            reason: Why the runs are good.
+        """
+        requirements = parse_all(require)
+        seen = [source.observation for source in sources]
+        first = sources[0]
         for requirement in requirements:
             requirement.quantities(first.info.areas)
-        for run, observation in zip(opened[1:], seen[1:], strict=True):
+        for source, observation in zip(sources[1:], seen[1:], strict=True):
             classes = seen[0].measured.classes, observation.measured.classes
-            if why := why_not_comparable(first.info, run.info, *classes):
+            if why := why_not_comparable(first.info, source.info, *classes):
                 raise NotComparableError(
-                    f"{first.folder} and {run.folder} cannot be compared: {why}"
+                    f"{first.name} and {source.name} cannot be compared: {why}"
                 )
-        profiles = torch.stack([o.measured.profiles for o in seen])
-        _refuse_copies(profiles, opened)
-        _refuse_empty(profiles, opened)
+        views = torch.stack([o.measured.views for o in seen])
+        _refuse_copies(views, sources)
+        _refuse_empty(views, sources)
         regions = seen[0].measured.shares
         return cls(
             info=replace(first.info, metrics={}, settings={}),
-            runs=tuple(_good_run(r, o.epoch, o.caption) for r, o in zip(opened, seen, strict=True)),
+            runs=tuple(_good_run(s.info, s.observation) for s in sources),
             classes=seen[0].measured.classes,
-            profiles=profiles,
+            views=views,
             shares={name: torch.stack([o.measured.shares[name] for o in seen]) for name in regions},
             maps=_mean_map([o.measured.maps for o in seen]),
-            photos=first.photos(),
+            photos=photos,
             requirements=requirements,
             reason=reason,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -174,16 +210,16 @@ class Reference:
         return replace(self, history=(*earlier.history, before))
 
     def profile(self) -> Tensor:
-        """The mean profile over the runs, ``(8, 8)``."""
-        return self.run_profiles().mean(dim=0)
+        """The mean profile over the runs and views, ``(8, 8)``."""
+        return self.run_views().mean(dim=(0, 1))
 
-    def run_profiles(self) -> Tensor:
-        """The mean profile of each run over its images, ``(runs, 8, 8)``."""
-        return self.profiles.nanmean(dim=1)
+    def run_views(self) -> Tensor:
+        """The mean of each view over the images of each run, ``(runs, V, 8, 8)``."""
+        return self.views.nanmean(dim=1)
 
     def image_profiles(self) -> Tensor:
-        """The mean profile of each image over the runs, ``(images, 8, 8)``."""
-        return self.profiles.nanmean(dim=0)
+        """The mean profile of each image over the runs and views, ``(images, 8, 8)``."""
+        return self.views.nanmean(dim=0).mean(dim=1)
 
     def run_shares(self, region: str) -> list[float]:
         """The mean share of ``region`` in each run, in [0, 1]."""
@@ -200,6 +236,8 @@ class Reference:
         """Write the two files into ``folder``; an earlier reference stays whole if that fails."""
         folder = find_place(folder)
         tensors = {name: getattr(self, name) for name in _TENSORS}
+        one = self.views.shape[2] == 1
+        tensors |= {_PROFILES: self.views[:, :, 0]} if one else {_VIEWS: self.views}
         tensors |= {SHARE + region: shares for region, shares in self.shares.items()}
         data = tensor_bytes({"schema": SCHEMA}, tensors)
         about = _File(
@@ -273,10 +311,15 @@ class _File:
             raise ValueError("it has no runs")
 
 
-_TENSORS = ("classes", "profiles", "maps", "photos")
+_TENSORS = ("classes", "maps", "photos")
+# Views are stored as they are, except a single one, whose file is that of version 0.1.
+_VIEWS, _PROFILES = "views", "profiles"
+_PROFILE_SHAPES: Shapes = {
+    _VIEWS: (torch.float64, ("R", "N", "V", CELLS, CELLS)),
+    _PROFILES: (torch.float64, ("R", "N", CELLS, CELLS)),
+}
 _SHAPES: Shapes = {
     "classes": (torch.int64, ("N",)),
-    "profiles": (torch.float64, ("R", "N", CELLS, CELLS)),
     "maps": (torch.float16, ("N", "h", "w")),
     "photos": (torch.uint8, ("N", "H", "W", 3)),
 }
@@ -292,10 +335,12 @@ def _read_numbers(path: Place, about: _File) -> dict[str, Any]:
     try:
         check_schema(header)
         per_run: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float64, ("R", "N"))
-        check_shapes(tensors, {**_SHAPES, **dict.fromkeys(regions, per_run)})
-        check_parts(tensors, ["profiles", *regions])
-        check_wholes(tensors, "profiles")
-        if tensors["profiles"].shape[:2] != (len(about.runs), len(about.probe.images)):
+        views = _VIEWS if _VIEWS in tensors else _PROFILES
+        shapes = {**_SHAPES, views: _PROFILE_SHAPES[views]}
+        check_shapes(tensors, shapes | dict.fromkeys(regions, per_run))
+        check_parts(tensors, [views, *regions])
+        check_wholes(tensors, views)
+        if tensors[views].shape[:2] != (len(about.runs), len(about.probe.images)):
             raise ValueError(f"its runs or images are not those of {REFERENCE_FILE}")
         if int(tensors["classes"].min()) < 0:
             raise ValueError("it holds a negative class")
@@ -304,7 +349,9 @@ def _read_numbers(path: Place, about: _File) -> dict[str, Any]:
     except MISFITS as error:
         raise damaged(path, error) from error
     shares = {name.removeprefix(SHARE): tensors[name] for name in regions}
-    return {name: tensors[name] for name in _TENSORS} | {"shares": shares}
+    known: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+    known["views"] = tensors[views] if views == _VIEWS else tensors[views][:, :, None]
+    return known | {"shares": shares}
 
 
 def why_not_comparable(
@@ -325,7 +372,7 @@ def why_not_comparable(
         return "their probes differ (images, labels or masks)"
     if (second.rule, second.reduce) != (first.rule, first.reduce):
         rules = " and ".join(f"{info.rule} ({info.reduce})" for info in (first, second))
-        return f"they were measured by different rules, {rules}"
+        return f"they were measured by different rules, {rules}{_remedy(first, second)}"
     if second.class_names != first.class_names:
         return "their classes differ in their names or in their order"
     if not torch.equal(first_classes, second_classes):
@@ -336,23 +383,33 @@ def why_not_comparable(
     return None
 
 
-def _refuse_copies(profiles: Tensor, runs: Sequence[Run]) -> None:
-    for second in range(len(profiles)):
+def _remedy(first: RunInfo, second: RunInfo) -> str:
+    """What to do if one of two runs was measured before there was a better way."""
+    if {first.reduce, second.reduce} != {"square", "joint"}:
+        return ""
+    return (
+        "; earlier versions measured squares by default, so record the good runs again and make a "
+        "new reference, or record this run with `AttentionCheck(…, reduce='square')`"
+    )
+
+
+def _refuse_copies(views: Tensor, sources: Sequence[Source]) -> None:
+    for second in range(len(views)):
         for first in range(second):
-            if torch.equal(profiles[first].nan_to_num(), profiles[second].nan_to_num()):
+            if torch.equal(views[first].nan_to_num(), views[second].nan_to_num()):
                 raise RecordError(
-                    f"{runs[first].folder} and {runs[second].folder} hold identical maps: a run "
+                    f"{sources[first].name} and {sources[second].name} hold identical maps: a run "
                     "was given twice, or two have the same seed. Train with different seeds, "
                     "because bounds come from the spread of the runs"
                 )
 
 
-def _refuse_empty(profiles: Tensor, runs: Sequence[Run]) -> None:
-    empty = profiles.sum(dim=(2, 3)).isnan()
-    for run, mine in zip(runs, empty, strict=True):
+def _refuse_empty(views: Tensor, sources: Sequence[Source]) -> None:
+    empty = views.sum(dim=(2, 3, 4)).isnan()
+    for source, mine in zip(sources, empty, strict=True):
         if 2 * int(mine.sum()) >= len(mine):
             raise RecordError(
-                f"{run.folder} cannot be a good run: {int(mine.sum())} of {len(mine)} maps of "
+                f"{source.name} cannot be a good run: {int(mine.sum())} of {len(mine)} maps of "
                 "its last observation are all zero or not finite"
             )
     # Only images that all of the runs could measure are compared.
@@ -365,11 +422,10 @@ def _refuse_empty(profiles: Tensor, runs: Sequence[Run]) -> None:
         )
 
 
-def _good_run(run: Run, epoch: int, caption: str) -> GoodRun:
-    info = run.info
+def _good_run(info: RunInfo, observation: Observation) -> GoodRun:
     return GoodRun(
-        epoch=epoch,
-        caption=caption,
+        epoch=observation.epoch,
+        caption=observation.caption,
         seed=info.seed,
         commit=info.commit,
         started=info.started,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_saliency.check.verdict import Finding, Mark, Moved, Verdict
+from lightning_saliency.check.verdict import Finding, Growth, Mark, Moved, Verdict
 from lightning_saliency.functional.text import align, figures, plain, shorten
 from lightning_saliency.record.observation import Observation
 
@@ -48,6 +48,7 @@ def as_text(
     style: TerminalStyle = _PLAIN,
     pictures: str = "",
     accept: str = "",
+    unconfirmed: str = "",
 ) -> str:
     """Report a verdict to a person: the outcome, the findings behind it, and what to do.
 
@@ -57,6 +58,7 @@ def as_text(
         style: The colours.
         pictures: Where the picture of the difference is; empty if there is none.
         accept: The command that accepts the change; empty if there is none.
+        unconfirmed: Why a model at hand could not confirm the verdict; empty if it did.
     """
     lines = [_headline(verdict, name, style)]
     lines += _table(verdict, style)
@@ -64,6 +66,8 @@ def as_text(
         lines.append(f"  {_describe_left_out(verdict.left_out)}")
     if verdict.doubtful:
         lines += [f"  {line}" for line in _explain(verdict)]
+    if unconfirmed:
+        lines.append(f"  Not confirmed: {plain(unconfirmed)}")
     if pictures:
         lines.append(f"  Pictures: {pictures}")
     if verdict.failed and accept:
@@ -135,8 +139,7 @@ def describe_bounds(finding: Finding) -> str:
 def _explain(verdict: Verdict) -> Iterable[str]:
     """What grew, whether the model relies on it, which images changed, and how accurate it is."""
     if (growth := verdict.growth) is not None:
-        parts = f"from {growth.before:.1%} to {growth.now:.1%} of the gradient"
-        yield f"What grew: {plain(growth.place)}, {parts}"
+        yield f"What grew: {plain(describe_growth(growth))}"
     if (hidden := verdict.occluded) is not None:
         verb = "lowers" if hidden.after < hidden.before else "does not lower"
         probabilities = f"{hidden.before:.3f} with it, {hidden.after:.3f} without"
@@ -146,6 +149,15 @@ def _explain(verdict: Verdict) -> Iterable[str]:
             yield f"{kind} that moved most: {_name_worst(moves)}"
     if metrics := _compare_metrics(verdict):
         yield f"The run's own metrics: {metrics}"
+
+
+def describe_growth(growth: Growth) -> str:
+    """What grew, in words, and whether it is a place at all."""
+    gain = f"{growth.place}, from {growth.before:.1%} to {growth.now:.1%} of the gradient"
+    if not growth.scattered:
+        return gain
+    cause = "as after a change of recipe or by a cue without a place"
+    return f"no one place: the whole profile shifted, {cause} (most: {gain})"
 
 
 def _name_worst(moves: Sequence[Moved]) -> str:

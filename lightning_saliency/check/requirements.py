@@ -12,7 +12,7 @@ from lightning_saliency.check.measures import Measure, Quantity, find_measure, l
 AUTO = "auto"  # Replaces a number and stands for the bounds that good runs imply.
 EVERY = "*"  # Replaces a region and stands for all that the probe has masks of.
 
-DEFAULT = ("moved_mass <= auto", "*.share within auto")
+DEFAULT = ("moved_mass <= auto", "image_moved_mass <= auto", "*.share within auto")
 _EXAMPLES = "'moved_mass <= auto', '*.share within auto', 'object.share >= 0.6'"
 _SENTENCE = re.compile(
     r"\s*(?P<measure>\S.*?)\s*(?P<relation><=|>=|\bwithin\b)\s*(?P<bound>\S+)\s*"

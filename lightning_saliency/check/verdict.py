@@ -57,6 +57,7 @@ class Growth:
         column: The column of the cell, counted from 0 at the left.
         before: The place's part of the gradient in the good runs, in [0, 1].
         now: Its part of the gradient in this run, in [0, 1].
+        scattered: Whether no one place grew, but many cells a little, and this one not much more.
     """
 
     region: str | None
@@ -64,6 +65,7 @@ class Growth:
     column: int
     before: float
     now: float
+    scattered: bool = False
 
     @property
     def place(self) -> str:

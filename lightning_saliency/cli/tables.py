@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_saliency.check.measures import SHARE, Quantity
+from lightning_saliency.check.moves import find_move
 from lightning_saliency.check.reference import why_not_comparable
 from lightning_saliency.errors import NotComparableError
 from lightning_saliency.functional.measures import at_one_size, moved_mass, spearman
@@ -114,6 +115,7 @@ def compare_runs(first: Run, second: Run, names: tuple[str, str]) -> str:
     classes = a.measured.classes, b.measured.classes
     if why := why_not_comparable(first.info, second.info, *classes):
         raise NotComparableError(f"{first.folder} and {second.folder} cannot be compared: {why}")
+    moved = find_move(b.measured.mean_views(), a.measured.mean_views()[None])
     return "\n".join(
         align(
             [
@@ -121,7 +123,7 @@ def compare_runs(first: Run, second: Run, names: tuple[str, str]) -> str:
                 ("observed at", plain(a.caption), plain(b.caption)),
                 *_metrics(first.info.metrics, second.info.metrics),
                 *(_shares(region, a.measured, b.measured) for region in first.info.areas),
-                ("moved mass", f"{_moved(a.measured, b.measured):.3f}", ""),
+                ("moved mass", f"{moved:.3f}", ""),
                 ("maps: Spearman", f"{_rank_correlation(a.measured, b.measured):.3f}", ""),
             ]
         )
@@ -137,10 +139,6 @@ def _metrics(first: Numbers, second: Numbers) -> Iterable[tuple[str, str, str]]:
 def _shares(region: str, first: Measured, second: Measured) -> tuple[str, str, str]:
     name = Quantity(SHARE, region).name
     return plain(name), f"{first.mean_share(region):.3f}", f"{second.mean_share(region):.3f}"
-
-
-def _moved(first: Measured, second: Measured) -> float:
-    return moved_mass(first.mean_profile(), second.mean_profile())
 
 
 def _rank_correlation(first: Measured, second: Measured) -> float:

@@ -12,10 +12,12 @@ from torch import Tensor
 from lightning_saliency.functional.arguments import check_choice
 
 Reduce: TypeAlias = Literal["abs_max", "max", "abs_sum", "square"]
-MassReduce: TypeAlias = Literal["square", "abs_sum", "abs_max", "contribution"]
+Mass: TypeAlias = Literal["sensitivity", "contribution", "square", "abs_sum", "abs_max"]
+MassReduce: TypeAlias = Literal["joint", Mass]
 
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 MASS_REDUCTIONS: tuple[MassReduce, ...] = get_args(MassReduce)
+JOINT: tuple[Mass, ...] = ("sensitivity", "contribution")
 
 # How the channels of an attribution become one map. To add a reduction, extend `Reduce`, this table
 # and `TITLES`.
@@ -60,29 +62,56 @@ def reduce_channels(attribution: Tensor, reduce: Reduce = "abs_max") -> Tensor:
     return _REDUCTIONS[reduce](attribution)
 
 
-def mass(attribution: Tensor, images: Tensor, reduce: MassReduce) -> Tensor:
-    """Reduce a signed attribution to a non-negative map, whose shares and profiles make sense.
+def masses(attribution: Tensor, images: Tensor, reduce: MassReduce) -> Tensor:
+    """Reduce a signed attribution to non-negative maps, whose shares and profiles make sense.
 
     Args:
         attribution: ``(N, C, H, W)``, one class per image.
         images: ``(N, C, H, W)``, the images that were explained.
-        reduce: ``"square"``, ``"abs_sum"`` or ``"abs_max"`` as in :func:`reduce_channels`, or
-            ``"contribution"``, for which see :func:`contributions`.
+        reduce: ``"sensitivity"``, see :func:`sensitivities`; ``"contribution"``, see
+            :func:`contributions`; ``"square"``, ``"abs_sum"`` or ``"abs_max"`` as in
+            :func:`reduce_channels`; or ``"joint"`` for the first two together.
 
     Returns:
-        ``(N, H, W)``, non-negative.
+        ``(N, V, H, W)``, non-negative: V is 2 for ``"joint"``, otherwise 1.
 
     Raises:
         ValueError: ``reduce`` is unknown.
 
     Example:
         >>> attribution = torch.tensor([[[[1.0, -4.0]], [[3.0, 2.0]]]])
-        >>> mass(attribution, torch.zeros(1, 2, 1, 2), "square")
-        tensor([[[10., 20.]]])
+        >>> masses(attribution, torch.zeros(1, 2, 1, 2), "square")
+        tensor([[[[10., 20.]]]])
     """
-    if reduce == "contribution":
+    views = JOINT if reduce == "joint" else (reduce,)
+    return torch.stack([_mass(attribution, images, view) for view in views], dim=1)
+
+
+def _mass(attribution: Tensor, images: Tensor, view: Mass) -> Tensor:
+    if view == "contribution":
         return contributions(attribution, images)
-    return reduce_channels(attribution, reduce)
+    if view == "sensitivity":
+        return sensitivities(attribution)
+    return reduce_channels(attribution, view)
+
+
+def sensitivities(attribution: Tensor) -> Tensor:
+    """Measure how much the logit would change with a pixel: √(Σ over channels of |gradient|).
+
+    Gradients are heavy-tailed. The root keeps a few strong pixels from making up the whole map, so
+    that maps of one training agree with those of the next.
+
+    Args:
+        attribution: ``(N, C, H, W)``, one class per image.
+
+    Returns:
+        ``(N, H, W)``, non-negative.
+
+    Example:
+        >>> sensitivities(torch.tensor([[[[1.0, -4.0]], [[3.0, 5.0]]]]))
+        tensor([[[2., 3.]]])
+    """
+    return attribution.abs().sum(dim=-3).sqrt()
 
 
 def contributions(attribution: Tensor, images: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Numbers for where the mass of a map lies, and how similar two maps are; computed in float64.
 
 The **share** of a map inside a region, and its **profile** on a coarse grid, are what runs are
-compared by. For the squared plain gradient, they agree from one training to the next and change
-when a model looks elsewhere. Similarities pixel by pixel do not agree between trainings, so they
+compared by. For the plain gradient, they agree from one training to the next and change when a
+model looks elsewhere. Similarities pixel by pixel do not agree between trainings, so they
 are used for plots only.
 """
 

@@ -11,8 +11,14 @@ from torch import Tensor
 from lightning_saliency.attribution.passes import Attributions, Request
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.check.measures import GoodRuns, quantities
-from lightning_saliency.functional.maps import MassReduce, exactly, mass, shrink, strongest_channel
-from lightning_saliency.functional.measures import moved_mass, profiles, share
+from lightning_saliency.functional.maps import (
+    MassReduce,
+    exactly,
+    masses,
+    shrink,
+    strongest_channel,
+)
+from lightning_saliency.functional.measures import CELLS, moved_mass, profiles, share
 from lightning_saliency.functional.probabilities import gather_probabilities, probabilities
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Measured, Snapshot
@@ -38,7 +44,7 @@ class Meter:
         classes: ``(N,)`` int64, the class to measure per image; ``None`` for the predicted ones.
         rule: The rule of the gradient. Guided backprop is a poor basis for a verdict, because its
             maps depend little on the model.
-        reduce: How its channels are reduced; see :func:`maps.mass`.
+        reduce: How maps are made of it; see :func:`maps.masses`.
         one_logit: Whether the model has a single logit, which stands for class 1 against class 0.
         good: The good runs to compare with; ``None`` for none.
     """
@@ -47,7 +53,7 @@ class Meter:
     size: int
     classes: Tensor | None
     rule: Rule = "gradient"
-    reduce: MassReduce = "square"
+    reduce: MassReduce = "joint"
     one_logit: bool = False
     good: GoodRuns | None = None
 
@@ -59,7 +65,7 @@ class Meter:
         *,
         classes: Tensor | None = None,
         rule: Rule = "gradient",
-        reduce: MassReduce = "square",
+        reduce: MassReduce = "joint",
         one_logit: bool = False,
         good: GoodRuns | None = None,
     ) -> Meter:
@@ -79,11 +85,13 @@ class Meter:
     def measure(self, explained: Attributions, shard: Shard = whole) -> Measured:
         """Measure the attributions that :meth:`request` asked for."""
         attribution = explained[self.rule][:, 0]
-        maps = exactly(mass(attribution, shard(self.probe.images), self.reduce))
-        small = shrink(maps, self.size)
-        peaks = small.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(small.dtype).tiny)
+        maps = exactly(masses(attribution, shard(self.probe.images), self.reduce))
+        flat, views = maps.flatten(0, 1), maps.shape[:2]
         classes = self._classes(explained, shard)
-        masks = {name: shard(mask).to(maps.device) for name, mask in self.probe.masks.items()}
+        masks = {
+            name: shard(mask).to(maps.device).repeat_interleave(views[1], dim=0)
+            for name, mask in self.probe.masks.items()
+        }
         return Measured(
             classes=classes,
             probabilities=gather_probabilities(
@@ -91,9 +99,9 @@ class Meter:
                 classes,
                 multi_label=explained.multi_label(self.probe.multi_label),
             ).detach(),
-            maps=(small / peaks).half(),
-            profiles=profiles(maps),
-            shares={name: share(maps, mask) for name, mask in masks.items()},
+            maps=_join_maps(shrink(maps, self.size)),
+            views=profiles(flat).view(*views, CELLS, CELLS),
+            shares={n: share(flat, mask).view(views).mean(dim=1) for n, mask in masks.items()},
         )
 
     def _classes(self, explained: Attributions, shard: Shard) -> Tensor:
@@ -123,6 +131,14 @@ class Meter:
         }
         before = dict(zip(DRIFTS, (first, previous), strict=True))
         return found | {n: moved_mass(now, then) for n, then in before.items() if then is not None}
+
+
+def _join_maps(maps: Tensor) -> Tensor:
+    """Join views ``(N, V, h, w)`` of equal weight to maps to be shown, divided by their peaks."""
+    tiny = torch.finfo(maps.dtype).tiny
+    parts = maps / maps.sum(dim=(-2, -1), keepdim=True).clamp(min=tiny)
+    joined = parts.mean(dim=1)
+    return (joined / joined.amax(dim=(1, 2), keepdim=True).clamp(min=tiny)).half()
 
 
 def measure_names(regions: Iterable[str]) -> list[str]:

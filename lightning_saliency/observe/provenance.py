@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from lightning_saliency.observe.meter import Meter
-from lightning_saliency.record.run import RunInfo
+from lightning_saliency.record.facts import RunInfo
 
 _PACKAGES = ("lightning-saliency", "torch", "torchvision", "pytorch-lightning", "lightning")
 _GIT_TIMEOUT = 5  # seconds; git can be slow in a large repository

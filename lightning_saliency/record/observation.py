@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_saliency.functional.maps import from_8_bits, to_8_bits
 from lightning_saliency.functional.measures import CELLS
+from lightning_saliency.record.facts import Header
+from lightning_saliency.record.metrics import Numbers as Numbers
 from lightning_saliency.storage.decode import (
     MISFITS,
     OBSERVATION_SCHEMA,
-    AtLeast,
     Shapes,
     check_parts,
     check_schema,
@@ -24,8 +25,6 @@ from lightning_saliency.storage.decode import (
 )
 from lightning_saliency.storage.files import damaged, read_tensors, tensor_bytes
 from lightning_saliency.storage.places import Place
-
-Numbers = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,21 +107,33 @@ class Measured:
         probabilities: ``(N,)`` float32, the probability of that class.
         maps: ``(N, h, w)`` float16, the unsigned map of that class at display resolution, divided
             by its peak.
-        profiles: ``(N, 8, 8)`` float64, the fraction of the map in each cell of a grid, measured at
-            full resolution; NaN if the map is all zero.
-        shares: For each region, ``(N,)`` float64, the fraction of the map inside it; likewise.
+        views: ``(N, V, 8, 8)`` float64, the fraction of the map in each cell of a grid, measured at
+            full resolution, for each of V ways of making a map of the gradient; NaN if the map is
+            all zero.
+        shares: For each region, ``(N,)`` float64, the fraction of the map inside it, on average
+            over the views; likewise.
     """
 
     classes: Tensor
     probabilities: Tensor
     maps: Tensor
-    profiles: Tensor
+    views: Tensor
     shares: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def profiles(self) -> Tensor:
+        """The mean over the views, ``(N, 8, 8)``."""
+        return self.views.mean(dim=1)
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> Measured:
         """A copy with ``change`` applied to each tensor."""
         shares = {region: change(values) for region, values in self.shares.items()}
-        return Measured(**{name: change(getattr(self, name)) for name in _MEASURED}, shares=shares)
+        tensors = {name: change(getattr(self, name)) for name in (*_MEASURED, "views")}
+        return Measured(**tensors, shares=shares)
+
+    def mean_views(self) -> Tensor:
+        """The mean of each view over the images, ``(V, 8, 8)``; NaN if none could be measured."""
+        return self.views.nanmean(dim=0)
 
     def mean_profile(self) -> Tensor:
         """The mean profile of the images, ``(8, 8)``; NaN if none could be measured."""
@@ -165,23 +176,10 @@ class Observation:
     def shows_same_as(self, other: Observation) -> bool:
         """Whether both are of models that are the same to the bit, as far as the probe can tell."""
         first, second = (
-            (o.snapshot.probabilities, *o.snapshot.peaks.values(), o.measured.profiles)
+            (o.snapshot.probabilities, *o.snapshot.peaks.values(), o.measured.views)
             for o in (self, other)
         )
         return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """The metadata of an observation's file."""
-
-    step: int
-    epoch: Annotated[int, AtLeast(-1)]
-    caption: str
-    fingerprint: str
-    rule: str
-    measures: Numbers
-    more_rules: tuple[str, ...] = ()  # displayed after `rule`; absent from files with one rule
 
 
 # The names of the tensors in a file. The maps of each rule after the first are `maps.<rule>`.
@@ -190,8 +188,9 @@ _MEASURED = {
     "classes": "measured.classes",
     "probabilities": "measured.chances",  # the name in version 0.1, whose files stay readable
     "maps": "measured.maps",
-    "profiles": "measured.profiles",
 }
+# Views are stored as they are, except a single one, whose file is that of version 0.1.
+_VIEWS, _PROFILES = "measured.views", "measured.profiles"
 SHARE = "share."  # followed by the name of the region
 
 _MAPS = {1: torch.float16, 2: torch.int8}  # by schema
@@ -202,7 +201,10 @@ _SHAPES: Shapes = {
     "measured.classes": (torch.int64, ("N",)),
     "measured.chances": (torch.float32, ("N",)),
     "measured.maps": (torch.float16, ("N", "h", "w")),
-    "measured.profiles": (torch.float64, ("N", CELLS, CELLS)),
+}
+_PROFILE_SHAPES: Shapes = {
+    _VIEWS: (torch.float64, ("N", "V", CELLS, CELLS)),
+    _PROFILES: (torch.float64, ("N", CELLS, CELLS)),
 }
 _PER_IMAGE: tuple[torch.dtype, tuple[str | int, ...]] = (torch.float64, ("N",))
 
@@ -227,6 +229,8 @@ def encode_observation(observation: Observation) -> bytes:
     for each, (maps, peaks) in _tensor_names(snapshot.rules).items():
         tensors |= {maps: to_8_bits(snapshot.maps[each]), peaks: snapshot.peaks[each].float()}
     tensors |= {name: getattr(measured, attribute) for attribute, name in _MEASURED.items()}
+    one = measured.views.shape[1] == 1
+    tensors |= {_PROFILES: measured.views[:, 0]} if one else {_VIEWS: measured.views}
     tensors |= {SHARE + region: shares for region, shares in measured.shares.items()}
     return tensor_bytes(header, tensors)
 
@@ -240,7 +244,7 @@ def read_observation(path: Place) -> Observation:
     metadata, tensors = read_tensors(path)
     try:
         schema = check_schema(metadata, OBSERVATION_SCHEMA)
-        header = decode(_Header, metadata)
+        header = decode(Header, metadata)
         rules = _tensor_names((header.rule, *header.more_rules))
         _check_tensors(tensors, rules, _MAPS[schema])
     except (*MISFITS, RuntimeError) as error:
@@ -259,6 +263,7 @@ def read_observation(path: Place) -> Observation:
     )
     measured = Measured(
         **{attribute: tensors[name] for attribute, name in _MEASURED.items()},
+        views=tensors[_VIEWS] if _VIEWS in tensors else tensors[_PROFILES][:, None],
         shares={name.removeprefix(SHARE): tensors[name] for name in regions},
     )
     return Observation(snapshot, header.epoch, header.fingerprint, measured, header.measures)
@@ -277,8 +282,10 @@ def _check_tensors(
     regions = [name for name in tensors if name.startswith(SHARE)]
     shown = dict.fromkeys((maps for maps, _ in rules.values()), (depth, ("N", "K", "h", "w")))
     peaks = dict.fromkeys((peaks for _, peaks in rules.values()), _PEAKS)
-    check_shapes(tensors, {**_SHAPES, **shown, **peaks, **dict.fromkeys(regions, _PER_IMAGE)})
-    check_parts(tensors, ["measured.profiles", *regions])
-    check_wholes(tensors, "measured.profiles")
+    views = _VIEWS if _VIEWS in tensors else _PROFILES
+    shapes = {**_SHAPES, views: _PROFILE_SHAPES[views], **shown, **peaks}
+    check_shapes(tensors, shapes | dict.fromkeys(regions, _PER_IMAGE))
+    check_parts(tensors, [views, *regions])
+    check_wholes(tensors, views)
     if int(min(tensors["targets"].min(), tensors["measured.classes"].min())) < 0:
         raise ValueError("it holds a negative class")

@@ -11,6 +11,7 @@ from records import info, observation, record
 from lightning_saliency.check.attention import AttentionCheck, Condition
 from lightning_saliency.check.evaluate import Candidate
 from lightning_saliency.check.reference import Reference
+from lightning_saliency.check.requirements import DEFAULT
 from lightning_saliency.errors import RecordError, SaliencyWarning
 
 
@@ -27,8 +28,8 @@ def sentences(check: AttentionCheck) -> list[str]:
 
 def test_without_arguments_it_requires_what_needs_a_reference():
     check = AttentionCheck()
-    assert sentences(check) == ["moved_mass <= auto", "*.share within auto"]
-    assert (check.reference, check.rule, check.reduce) == (None, "gradient", "square")
+    assert sentences(check) == list(DEFAULT)
+    assert (check.reference, check.rule, check.reduce) == (None, "gradient", "joint")
     assert (check.on_fail, check.start_after, check.patience) == ("warn", None, 1)
 
 
@@ -102,9 +103,21 @@ def test_a_reference_that_is_missing_or_damaged_is_refused_at_once(folder, tmp_p
 @pytest.mark.parametrize("other", [{"rule": "deconvnet"}, {"reduce": "abs_max"}])
 def test_a_reference_that_was_measured_differently_is_refused_at_once(folder, other):
     """The error must not wait until training is over."""
-    message = r"must be those of the reference, \('gradient', 'square'\), got \("
+    message = r"must be those of the reference, \('gradient', 'joint'\), got \("
     with pytest.raises(ValueError, match=message):
         AttentionCheck(folder, **other)
+
+
+def test_a_reference_that_was_measured_by_squares_is_judged_by_squares_and_says_so(tmp_path):
+    good = [record(tmp_path / str(seed), seed, told={"reduce": "square"}) for seed in range(3)]
+    reference = Reference.from_runs(good)
+    with pytest.warns(SaliencyWarning, match="measured by 'square', which finds fewer shortcuts"):
+        assert AttentionCheck(reference).reduce == "square"
+
+
+def test_the_way_of_the_reference_is_the_default(tmp_path):
+    run = record(tmp_path / "run", told={"reduce": "contribution"})
+    assert AttentionCheck(Reference.from_runs([run])).reduce == "contribution"
 
 
 @pytest.mark.parametrize("rule", ["guided_backprop", "deconvnet"])

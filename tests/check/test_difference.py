@@ -64,7 +64,7 @@ def test_the_images_that_moved_most_come_first(bad, reference, monkeypatch):
     assert [row[-1].note for row in rows] == [f"{move.moved:.2f}" for move in verdict.images]
     assert [tile.name for tile in rows[0][1:]] == ["good runs", "this run", "moved"]
     assert words["title"] == "fail: epoch 1"
-    assert words["aside"] == "gradient, square"
+    assert words["aside"] == "gradient, joint"
 
 
 def test_there_are_at_most_eight_rows(bad, reference, monkeypatch):
@@ -81,8 +81,8 @@ def test_what_moved_is_red_where_there_is_more_on_one_scale_for_all(bad, referen
     profiles[1] = profiles[0]
     for image, part in enumerate((0.5, 0.25)):
         profiles[1, image, 0, 0], profiles[1, image, 4, 4] = part, 1 - part
-    good = replace(reference, profiles=profiles[:1].expand(3, -1, -1, -1))
-    measured = replace(bad.measured, profiles=profiles[1])
+    good = replace(reference, views=profiles[:1, :, None].expand(3, -1, -1, -1, -1))
+    measured = replace(bad.measured, views=profiles[1][:, None])
     run = replace(bad, observation=replace(bad.observation, measured=measured))
     rows, _ = tiles(monkeypatch, run, good, judge(run, good))
     for row, part in zip(rows, (1.0, 0.5, 0.0), strict=False):

@@ -14,6 +14,7 @@ from records import info, observation
 from scipy import stats
 from torch import Tensor
 
+from lightning_saliency.check.bounds import DIRECTIONS
 from lightning_saliency.check.evaluate import Candidate, evaluate
 from lightning_saliency.check.reference import GoodRun, Reference
 from lightning_saliency.check.requirements import DEFAULT, parse_all
@@ -56,7 +57,7 @@ def seen(
         classes=classes,
         probabilities=torch.ones(4),
         maps=torch.ones(4, 2, 2).half(),
-        profiles=profiles(parts),
+        views=profiles(parts)[:, None],
         shares={"object": shares},
     )
     return Candidate(told(**changed), observation(measured=measured), metrics or {})
@@ -75,7 +76,7 @@ def reference(
         info=told(),
         runs=tuple(GoodRun(1, "epoch 1", 0, None, "", {}, known[i]) for i in range(count)),
         classes=ALL,
-        profiles=torch.stack([profiles(parts) for parts in runs]),
+        views=torch.stack([profiles(parts) for parts in runs])[:, :, None],
         shares={"object": each[:, None].expand(count, 4)},
         maps=torch.ones(4, 2, 2).half(),
         photos=torch.zeros(4, 2, 2, 3, dtype=torch.uint8),
@@ -125,7 +126,7 @@ def test_warnings_fail_if_that_is_asked_for():
 def test_the_bound_of_three_runs_by_hand():
     """Left out, each 0.5 is 0.05 from the mean of the others, and 0.6 is 0.1 from it."""
     good = reference(even(0.5, 0.5, 0.6))
-    expected = math.sqrt((2 * 0.05**2 + 0.1**2) / 3 * stats.f.ppf(0.99, 5, 15))
+    expected = math.sqrt((2 * 0.05**2 + 0.1**2) / 3 * stats.f.ppf(0.99, DIRECTIONS, 3 * DIRECTIONS))
     found = finding(held(seen([0.5] * 4), good))
     assert found.high == pytest.approx(expected)
     assert found.value == pytest.approx(0.1 / 3)
@@ -143,7 +144,9 @@ def test_the_bound_of_three_runs_by_hand():
 def test_the_bound_of_five_runs_by_hand():
     parts = [0.40, 0.45, 0.50, 0.55, 0.60]
     left_out = [abs(p - (2.5 - p) / 4) for p in parts]
-    expected = math.sqrt(sum(v**2 for v in left_out) / 5 * stats.f.ppf(0.99, 5, 25))
+    expected = math.sqrt(
+        sum(v**2 for v in left_out) / 5 * stats.f.ppf(0.99, DIRECTIONS, 5 * DIRECTIONS)
+    )
     found = finding(held(seen([0.5] * 4), reference(even(*parts))))
     assert found.high == pytest.approx(expected)
 
@@ -151,7 +154,9 @@ def test_the_bound_of_five_runs_by_hand():
 def test_runs_that_are_equally_far_apart_allow_twice_as_much():
     """Each is 0.4/3 from the mean of the others; the bound needs no spread of these distances."""
     found = finding(held(seen([0.5] * 4), reference(even(0.4, 0.4, 0.6, 0.6))))
-    assert found.high == pytest.approx(0.4 / 3 * math.sqrt(stats.f.ppf(0.99, 5, 20)))
+    assert found.high == pytest.approx(
+        0.4 / 3 * math.sqrt(stats.f.ppf(0.99, DIRECTIONS, 4 * DIRECTIONS))
+    )
     assert 1.9 < found.high / (0.4 / 3) < 2.1
 
 
@@ -165,13 +170,13 @@ def test_a_bound_that_nothing_exceeds_says_so():
 
 
 def test_the_bounds_of_a_share_by_hand_with_the_confidence_shared_out():
-    """Moved mass has one bound and the share two on a log scale, so 1 % is split in three."""
+    """Both moved masses have one bound, the share two on a log scale: 1 % is split in four."""
     shares = [0.4, 0.5, 0.6]
     logs = [math.log(s) for s in shares]
     mean = sum(logs) / 3
     spread = math.sqrt(sum((v - mean) ** 2 for v in logs) / 2)
-    reach = stats.t.ppf(1 - 0.01 / 3, 2) * spread * math.sqrt(4 / 3)
-    good = reference(even(0.4, 0.5, 0.6), shares)
+    reach = stats.t.ppf(1 - 0.01 / 4, 2) * spread * math.sqrt(4 / 3)
+    good = reference(even(0.1, 0.5, 0.9), shares)
     found = finding(held(seen([0.5] * 4), good, DEFAULT), "object.share")
     assert found.low == pytest.approx(math.exp(mean - reach))
     assert found.high == 1.0
@@ -287,7 +292,7 @@ def test_a_region_without_a_mask_is_an_error():
     [
         pytest.param({"fingerprint": "e" * 64}, "their probes differ", id="probe"),
         pytest.param({"areas": {"mark": 0.1}}, "their probes differ", id="regions"),
-        pytest.param({"rule": "deconvnet"}, r"different rules, gradient \(square\) and", id="rule"),
+        pytest.param({"rule": "deconvnet"}, r"different rules, gradient \(joint\) and", id="rule"),
         pytest.param({"reduce": "abs_max"}, "different rules", id="reduction"),
         pytest.param({"class_names": ("dog", "cat", "cow")}, "in their order", id="classes"),
         pytest.param({"classes": ALL.flip(0)}, "without labels, a probe measures", id="labels"),
@@ -350,6 +355,21 @@ def test_what_grew_is_a_region_if_one_grew_as_much_as_any_cell():
     assert region.place == "the region 'object'"
 
 
+def test_what_grew_is_weighed_against_all_that_moved():
+    """The first cell loses 0.4 of the mass, which one cell gains, or two, or five alike."""
+    good = reference(even(1.0))
+    for gains, scattered in (([0.4], False), ([0.2] * 2, False), ([0.08] * 5, True)):
+        run = seen([0.6] * 4)
+        views = run.measured.views.clone()
+        views[..., 7, 7] = 0
+        views[..., 1, : len(gains)] = torch.tensor(gains, dtype=torch.float64)
+        measured = replace(run.measured, views=views)
+        run = replace(run, observation=replace(run.observation, measured=measured))
+        growth = held(run, good).growth
+        assert (growth.row, growth.scattered) == (1, scattered)
+    assert not held(seen([1.0] * 4), good).growth.scattered  # Nothing moved.
+
+
 def test_a_class_that_moves_alone_is_a_warning_and_fails_if_warnings_do():
     parts = (0.48, 0.5, 0.52)
     run = seen([0.5, 0.5, 0.5, 0.9])
@@ -359,7 +379,8 @@ def test_a_class_that_moves_alone_is_a_warning_and_fails_if_warnings_do():
     assert verdict.classes[0].index == 2
     assert verdict.classes[0].moved == pytest.approx(0.4)
     square = (0.03**2 + 0.0**2 + 0.03**2) / 3
-    bound = math.sqrt(square * stats.f.ppf(1 - 0.01 / 3, 5, 15))  # shared out over 3 classes
+    confidence = 1 - 0.01 / 3  # shared out over three classes
+    bound = math.sqrt(square * stats.f.ppf(confidence, DIRECTIONS, 3 * DIRECTIONS))
     assert verdict.classes[0].bound == pytest.approx(bound)
     assert verdict.warnings == (f"class cow moved 0.400 (bound {bound:.3f})",)
     strict = held(run, reference(even(*parts)), ["moved_mass <= 0.5"], strict=True)
@@ -404,7 +425,7 @@ def test_one_image_of_one_class_is_judged_like_any_other():
         classes=torch.tensor([0]),
         probabilities=torch.ones(1),
         maps=torch.ones(1, 2, 2).half(),
-        profiles=profiles([0.9]),
+        views=profiles([0.9])[:, None],
         shares={"a.share": torch.tensor([0.5], dtype=torch.float64)},
     )
     about = told(images=("one",), labels=((0,),), areas={"a.share": 0.5})
@@ -413,13 +434,17 @@ def test_one_image_of_one_class_is_judged_like_any_other():
         info=about,
         runs=reference(even(0.4, 0.5, 0.6)).runs,
         classes=torch.tensor([0]),
-        profiles=torch.stack([profiles([part]) for part in (0.4, 0.5, 0.6)]),
+        views=torch.stack([profiles([part]) for part in (0.4, 0.5, 0.6)])[:, :, None],
         shares={"a.share": torch.tensor([[0.4], [0.5], [0.6]], dtype=torch.float64)},
         maps=torch.ones(1, 2, 2).half(),
         photos=torch.zeros(1, 2, 2, 3, dtype=torch.uint8),
     )
     verdict = held(run, good, DEFAULT)
-    assert [f.measure for f in verdict.findings] == ["moved_mass", "a.share.share"]
+    assert [f.measure for f in verdict.findings] == [
+        "moved_mass",
+        "image_moved_mass",
+        "a.share.share",
+    ]
     assert finding(verdict).value == pytest.approx(0.4)
     assert finding(verdict, "a.share.share").mark == "pass"
 
@@ -443,9 +468,9 @@ def test_of_a_hundred_good_runs_at_most_one_fails(count):
     for _ in range(600):
         drawn = [draw() for _ in range(count)]
         grids, shares = (torch.stack([each[part] for each in drawn]) for part in (0, 1))
-        held_to = replace(good, profiles=grids, shares={"object": shares})
+        held_to = replace(good, views=grids[:, :, None], shares={"object": shares})
         grid, share = draw()
-        measured = replace(run.observation.measured, profiles=grid, shares={"object": share})
+        measured = replace(run.observation.measured, views=grid[:, None], shares={"object": share})
         new = replace(run, observation=replace(run.observation, measured=measured))
         verdict = held(new, held_to, DEFAULT)
         failed += verdict.failed

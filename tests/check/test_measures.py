@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from lightning_saliency import ProbeBatch
 from lightning_saliency.check import measures
+from lightning_saliency.check.bounds import DIRECTIONS, IMAGE_DIRECTIONS, share_bounds
 from lightning_saliency.check.evaluate import Candidate, evaluate
 from lightning_saliency.check.measures import (
+    IMAGE_MOVED_MASS,
     MOVED_MASS,
     SHARE,
     Bounds,
@@ -24,9 +27,9 @@ from lightning_saliency.check.measures import (
     Measure,
     Quantity,
     find_measure,
-    left_out_moves,
     quantities,
 )
+from lightning_saliency.check.moves import TYPICAL, find_move
 from lightning_saliency.check.reference import Reference
 from lightning_saliency.check.report import as_text
 from lightning_saliency.check.requirements import Requirement, parse_all
@@ -34,6 +37,7 @@ from lightning_saliency.observe.meter import Meter, measure_names
 from lightning_saliency.record.observation import Measured
 
 NAN = math.nan
+MOVES = ["moved_mass", "image_moved_mass"]
 
 
 def two_cells(parts: Sequence[float]) -> Tensor:
@@ -48,12 +52,14 @@ class Good:
     """Good runs with ``parts`` of their gradient in the first cell, and shares by region."""
 
     def __init__(self, parts: Sequence[float], **shares: list[float]) -> None:
-        self.profiles, self.shares = two_cells(parts), shares
+        self.profiles, self.shares = two_cells(parts)[:, None], shares
 
-    def profile(self) -> Tensor:
-        return self.profiles.mean(dim=0)
+    @property
+    def views(self) -> Tensor:
+        """As if there were a single image."""
+        return self.profiles[:, None]
 
-    def run_profiles(self) -> Tensor:
+    def run_views(self) -> Tensor:
         return self.profiles
 
     def run_shares(self, region: str) -> list[float]:
@@ -66,7 +72,7 @@ def measured(parts: Sequence[float], shares: Mapping[str, Sequence[float]] | Non
         classes=torch.zeros(len(parts), dtype=torch.int64),
         probabilities=torch.ones(len(parts)),
         maps=torch.ones(len(parts), 2, 2).half(),
-        profiles=two_cells(parts),
+        views=two_cells(parts)[:, None],
         shares={n: torch.tensor(s, dtype=torch.float64) for n, s in (shares or {}).items()},
     )
 
@@ -82,15 +88,10 @@ def test_moved_mass_is_the_distance_from_the_mean_of_the_good_runs():
     assert math.isnan(moved.value(measured([0.6]), None))
 
 
-def test_left_out_moves_by_hand():
-    """Two cells; the mean of the other two is 0.45, 0.4 and 0.35 in the first."""
-    assert left_out_moves(two_cells([0.3, 0.4, 0.5])) == pytest.approx([0.15, 0.0, 0.15])
-
-
 def test_the_bound_of_moved_mass_by_hand():
     """Left out, two runs are 0.05 from the mean of the others, and one is 0.1 from it."""
     bounds = Quantity(MOVED_MASS).bounds(Good([0.5, 0.5, 0.6]), 0.99)
-    expected = math.sqrt((2 * 0.05**2 + 0.1**2) / 3 * stats.f.ppf(0.99, 5, 15))
+    expected = math.sqrt((2 * 0.05**2 + 0.1**2) / 3 * stats.f.ppf(0.99, DIRECTIONS, 3 * DIRECTIONS))
     assert (bounds.low, bounds.serious) == (None, True)
     assert bounds.high == pytest.approx(expected)
     assert bounds.source == "3 good runs: 0.067 ± 0.029, from 0.050 to 0.100"
@@ -108,12 +109,84 @@ def test_moved_mass_has_a_rule_of_thumb_for_few_runs(parts, source):
     assert Quantity(MOVED_MASS).bounds(Good(parts), 0.99) == Bounds(None, 0.25, source, False)
 
 
+@pytest.mark.parametrize(
+    ("parts", "spread"),
+    [([0.5], TYPICAL), ([0.5, 0.6], [math.sqrt((0.1**2 + 3 * t**2) / 4) for t in TYPICAL])],
+    ids=["N=1", "N=2"],
+)
+def test_few_runs_are_bounded_by_how_far_good_runs_usually_lie_apart(parts, spread):
+    """As if three more distances between good runs were known; both views are alike here."""
+    good = Good(parts)
+    good.profiles = good.profiles.expand(-1, 2, -1, -1)
+    bounds = Quantity(MOVED_MASS).bounds(good, 0.99)
+    square = 2 / sum(1 / each**2 for each in spread)
+    fisher = stats.f.ppf(0.99, DIRECTIONS, (len(parts) + 2) * DIRECTIONS)
+    assert (bounds.low, bounds.serious) == (None, False)
+    assert bounds.high == pytest.approx(math.sqrt(square * fisher))
+    assert bounds.source.startswith("typical of other trainings: ")
+
+
 def test_runs_that_are_too_far_apart_bound_nothing_and_say_so():
     """Left out, they are 0.55, 0.4 and 0.95 from the mean of the others."""
     bounds = Quantity(MOVED_MASS).bounds(Good([0.0, 0.1, 1.0]), 0.99)
     spread = "3 good runs: 0.633 ± 0.284, from 0.400 to 0.950"
     assert bounds.source == f"{spread}, too far apart to judge by; add more"
     assert bounds.high == 1.0
+
+
+# --- moved mass, image by image
+
+
+def both_ways(*runs: Sequence[float]) -> Tensor:
+    """Runs ``(runs, N, 2, 8, 8)``, with a part of each image's mass in the first cell."""
+    return torch.stack([two_cells(parts) for parts in runs])[:, :, None].expand(-1, -1, 2, -1, -1)
+
+
+def test_moves_of_images_do_not_cancel_out():
+    """One image moves to the first cell and one away from it, so that the mean profile stays."""
+    good = Good([0.5])
+    run = replace(measured([0.5, 0.5]), views=both_ways([0.7, 0.3])[0])
+    images = both_ways([0.5, 0.5])
+    assert find_move(run.mean_views(), images.mean(dim=1)) == pytest.approx(0, abs=1e-12)
+    with mock.patch.object(Good, "views", images):
+        assert Quantity(IMAGE_MOVED_MASS).value(run, good) == pytest.approx(0.2)
+    assert math.isnan(Quantity(IMAGE_MOVED_MASS).value(run, None))
+
+
+def test_images_that_could_not_be_measured_are_left_out_of_the_mean():
+    images = both_ways([0.5, 0.5, NAN])
+    assert find_move(both_ways([0.7, 0.4, NAN])[0], images) == pytest.approx(0.15)
+
+
+def test_images_of_another_probe_are_not_compared_one_by_one():
+    with mock.patch.object(Good, "views", both_ways([0.5, 0.5, 0.5])):
+        assert math.isnan(Quantity(IMAGE_MOVED_MASS).value(measured([0.5, 0.5]), Good([0.5])))
+
+
+def test_the_bound_of_image_moves_by_hand():
+    """Left out, the first image moves by 0.15, 0 and 0.15, and the second by 0.3, 0 and 0.3."""
+    good = Good([0.5] * 3)
+    with mock.patch.object(Good, "views", both_ways([0.4, 0.3], [0.5, 0.5], [0.6, 0.7])):
+        bounds = Quantity(IMAGE_MOVED_MASS).bounds(good, 0.99)
+    square = (0.225**2 + 0 + 0.225**2) / 3
+    fisher = stats.f.ppf(0.99, IMAGE_DIRECTIONS, 3 * IMAGE_DIRECTIONS)
+    assert bounds.high == pytest.approx(math.sqrt(square * fisher))
+    assert (bounds.low, bounds.serious) == (None, True)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_runs_bound_no_moves_of_images(count):
+    bounds = Quantity(IMAGE_MOVED_MASS).bounds(Good([0.5] * count), 0.99)
+    assert bounds.high == 1
+    assert bounds.source.startswith("not judged: ")
+
+
+def test_the_moves_of_images_in_a_single_view_are_not_judged():
+    bounds = Quantity(IMAGE_MOVED_MASS).bounds(Good([0.4, 0.5, 0.6]), 0.99)
+    assert (bounds.high, bounds.source) == (
+        1.0,
+        "not judged: the gradient was measured in one way alone",
+    )
 
 
 # --- shares
@@ -128,12 +201,23 @@ def test_a_share_is_the_mean_over_the_images_that_have_one():
 
 def test_the_bounds_of_a_share_by_hand():
     """On a log scale, where 0.1, 0.2 and 0.4 are equally far apart."""
-    bounds = Quantity(SHARE, "object").bounds(Good([0.5] * 3, object=[0.1, 0.2, 0.4]), 0.9)
+    good = Good([0.1, 0.2, 0.8], object=[0.1, 0.2, 0.4])
+    bounds = Quantity(SHARE, "object").bounds(good, 0.9)
     reach = stats.t.ppf(0.9, 2) * math.log(2) * math.sqrt(4 / 3)
     assert bounds.low == pytest.approx(0.2 * math.exp(-reach))
     assert bounds.high == pytest.approx(min(1.0, 0.2 * math.exp(reach)))
     assert bounds.serious
     assert bounds.source == "3 good runs: 0.233 ± 0.153, from 0.100 to 0.400"
+
+
+def test_a_share_changes_at_most_by_the_mass_that_moves():
+    """Left out, the runs are 0.015, 0 and 0.015 from the mean of the others; the mean is 0.02."""
+    good = Good([0.49, 0.5, 0.51], object=[0.005, 0.01, 0.045])
+    bounds = Quantity(SHARE, "object").bounds(good, 0.99)
+    assert share_bounds(good.shares["object"], 0.99)[1] == 1.0
+    moves = math.sqrt(2 * 0.015**2 / 3 * stats.f.ppf(0.99, DIRECTIONS, 3 * DIRECTIONS))
+    assert bounds.high == pytest.approx(0.02 + moves, rel=1e-6)
+    assert 0 < bounds.low < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -204,8 +288,8 @@ def test_other_names_find_nothing(name):
 
 
 def test_every_region_has_its_share_and_every_probe_its_moved_mass():
-    assert [q.name for q in quantities(["b", "a"])] == ["b.share", "a.share", "moved_mass"]
-    assert [q.name for q in quantities([])] == ["moved_mass"]
+    assert [q.name for q in quantities(["b", "a"])] == ["b.share", "a.share", *MOVES]
+    assert [q.name for q in quantities([])] == MOVES
 
 
 # --- a new measure
@@ -246,7 +330,9 @@ def test_a_new_measure_can_be_required():
         Quantity(OUTSIDE, "mark"),
         Quantity(OUTSIDE, "object"),
     ]
-    with pytest.raises(ValueError, match=r"or 'moved_mass' or 'centre_mass' or '<region>\.outs"):
+    with pytest.raises(
+        ValueError, match=r"or 'image_moved_mass' or 'centre_mass' or '<region>\.outs"
+    ):
         Requirement.parse("centre >= 0.5")
 
 
@@ -277,7 +363,7 @@ def test_a_new_measure_of_each_region_is_judged_and_reported(reference):
 
 @pytest.mark.usefixtures("more_measures")
 def test_a_new_measure_is_logged():
-    run = replace(measured([0.5]), profiles=torch.full((1, 8, 8), 1 / 64, dtype=torch.float64))
+    run = replace(measured([0.5]), views=torch.full((1, 1, 8, 8), 1 / 64, dtype=torch.float64))
     meter = Meter.for_probe(ProbeBatch(torch.zeros(1, 3, 8, 8)), 8)
     assert meter.summarize(run) == {"centre_mass": pytest.approx(0.25)}
     assert {"centre_mass", "a.outside"} <= set(measure_names(["a"]))

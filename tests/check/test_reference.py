@@ -48,7 +48,7 @@ def equal(first: Reference, second: Reference) -> bool:
 def test_it_holds_what_the_last_observations_measured(runs):
     found = Reference.from_runs(runs, reason="they generalise")
     last = [observation(seed) for seed in range(3)]
-    assert torch.equal(found.profiles, torch.stack([o.measured.profiles for o in last]))
+    assert torch.equal(found.views, torch.stack([o.measured.views for o in last]))
     for region in ("object", "mark"):
         stacked = torch.stack([o.measured.shares[region] for o in last])
         assert torch.equal(found.shares[region], stacked)
@@ -65,9 +65,9 @@ def test_it_holds_what_the_last_observations_measured(runs):
 
 def test_profiles_are_means_in_one_order_or_the_other(runs):
     found = Reference.from_runs(runs)
-    torch.testing.assert_close(found.profile(), found.profiles.mean(dim=(0, 1)))
-    torch.testing.assert_close(found.image_profiles(), found.profiles.mean(dim=0))
-    assert found.run_profiles().shape == (3, 8, 8)
+    torch.testing.assert_close(found.profile(), found.views.mean(dim=(0, 1, 2)))
+    torch.testing.assert_close(found.image_profiles(), found.views.mean(dim=(0, 2)))
+    assert found.run_views().shape == (3, 2, 8, 8)
     assert float(found.profile().sum()) == pytest.approx(1)
 
 
@@ -110,9 +110,10 @@ def test_copies_are_refused(runs, tmp_path):
         (
             {"rule": "deconvnet"},
             {},
-            r"by different rules, gradient \(square\) and deconvnet \(square\)",
+            r"by different rules, gradient \(joint\) and deconvnet \(joint\)",
         ),
-        ({"reduce": "abs_max"}, {}, "by different rules"),
+        ({"reduce": "abs_max"}, {}, r"\(joint\) and gradient \(abs_max\)$"),
+        ({"reduce": "square"}, {}, "squares by default, so record the good runs again and make"),
         ({"class_names": None}, {}, "in their names or in their order"),
         ({"class_names": CLASSES[::-1]}, {}, "in their names or in their order"),
     ],
@@ -139,14 +140,14 @@ def test_an_unlabelled_probe_whose_predictions_differ_needs_labels(tmp_path):
 
 def test_a_run_whose_maps_are_empty_is_not_a_good_run(runs, tmp_path):
     data = observation(5)
-    profiles = data.measured.profiles.clone()
-    profiles[: IMAGES // 2] = float("nan")
+    views = data.measured.views.clone()
+    views[: IMAGES // 2] = float("nan")
     shares = {name: values.clone() for name, values in data.measured.shares.items()}
     for values in shares.values():
         values[: IMAGES // 2] = float("nan")
     recorder = RunWriter(tmp_path / "empty" / "saliency")
     recorder.begin(info(), photos(), after=-1)
-    measured = replace(data.measured, profiles=profiles, shares=shares)
+    measured = replace(data.measured, views=views, shares=shares)
     recorder.add(replace(data, measured=measured))
     with pytest.raises(RecordError, match="empty/saliency cannot be a good run: 3 of 6 maps of"):
         Reference.from_runs([*runs, tmp_path / "empty"])
@@ -285,11 +286,11 @@ DAMAGE: list[Any] = [
     pytest.param(with_bytes(NUMBERS_FILE, lambda b: b""), NUMBERS, id="numbers-empty"),
     pytest.param(with_bytes(NUMBERS_FILE, lambda b: b[:-1]), NUMBERS, id="numbers-cut"),
     pytest.param(with_bytes(NUMBERS_FILE, lambda b: b + b"x"), NUMBERS, id="numbers-longer"),
-    pytest.param(changed_numbers("profiles", lambda p: p[:2]), "has the shape", id="fewer"),
-    pytest.param(changed_numbers("profiles", lambda p: p * 2), f"{NUMBERS}.*`profiles`", id="mass"),
-    pytest.param(changed_numbers("profiles", nan_in_a_cell), "sum is not 1", id="nan"),
-    pytest.param(changed_numbers("profiles", lambda p: -p), "outside of 0 to 1", id="negative"),
-    pytest.param(changed_numbers("profiles", lambda p: p.float()), "torch.float32", id="dtype"),
+    pytest.param(changed_numbers("views", lambda p: p[:2]), "has the shape", id="fewer"),
+    pytest.param(changed_numbers("views", lambda p: p * 2), f"{NUMBERS}.*`views`", id="mass"),
+    pytest.param(changed_numbers("views", nan_in_a_cell), "sum is not 1", id="nan"),
+    pytest.param(changed_numbers("views", lambda p: -p), "outside of 0 to 1", id="negative"),
+    pytest.param(changed_numbers("views", lambda p: p.float()), "torch.float32", id="dtype"),
     pytest.param(changed_numbers("share.mark", lambda s: s + 1), "outside of 0 to 1", id="share"),
     pytest.param(
         changed_numbers("share.mark", lambda s: s[:, 1:].contiguous()), "has the shape", id="shape"

@@ -9,7 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_saliency.check.report import TerminalStyle, as_json, as_junit, as_text
+from lightning_saliency.check.report import (
+    TerminalStyle,
+    as_json,
+    as_junit,
+    as_text,
+    describe_growth,
+)
 from lightning_saliency.check.verdict import Finding, Growth, Moved, Occluded, Verdict
 from lightning_saliency.functional.text import plain
 
@@ -99,6 +105,16 @@ PASS, with warnings  v3, against 1 good run
   What grew: row 1, column 8 of the 8×8 grid, from 2.0% to 30.0% of the gradient
   Hiding it does not lower the probability of the label: 0.900 with it, 0.950 without"""
     )
+
+
+def test_a_profile_that_shifts_everywhere_is_told_from_a_place_that_grew():
+    scattered = Growth(None, 0, 7, 0.02, 0.03, scattered=True)
+    assert describe_growth(scattered) == (
+        "no one place: the whole profile shifted, as after a change of recipe or by a cue without "
+        "a place (most: row 1, column 8 of the 8×8 grid, from 2.0% to 3.0% of the gradient)"
+    )
+    words = "row 1, column 8 of the 8×8 grid, from 2.0% to 3.0% of the gradient"
+    assert describe_growth(replace(scattered, scattered=False)) == words
 
 
 def test_a_class_alone_warns_or_fails():
@@ -254,6 +270,7 @@ def test_the_json_holds_all_of_the_verdict_in_full():
         "column": 0,
         "before": 0.026,
         "now": 0.606,
+        "scattered": False,
     }
     assert found["occluded"] == {"before": 0.98, "after": 0.12}
     assert found["warnings"] == ["class cat moved 0.587 (bound 0.300)"]

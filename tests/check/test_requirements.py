@@ -81,7 +81,7 @@ def test_one_sentence_is_not_a_list():
 
 
 def test_a_repeated_sentence_counts_once():
-    assert len(parse_all([*DEFAULT, *DEFAULT, " moved_mass <= auto "])) == 2
+    assert len(parse_all([*DEFAULT, *DEFAULT, " moved_mass <= auto "])) == 3
 
 
 def names(sentence, regions):

@@ -43,18 +43,18 @@ def test_what_a_run_has_recorded_as_a_person_sees_it(bad):
   commit       0000000000000000000000000000000000000000
   seed         9
   started      2026-01-01T00:00:00+00:00
-  measured     gradient, square
+  measured     gradient, joint
   logged last  val_acc 0.99
 
 when         step  p(label)  object.share  mark.share  from first  from last
-untrained       0     0.900         0.825       0.106       0.000      0.000
-epoch 1         9     0.900         0.325       0.606       0.504      0.504
+untrained       0     0.900         0.714       0.108       0.000      0.000
+epoch 1         9     0.900         0.366       0.443       0.351      0.351
 
 p(label)      ██
-object.share  ▇▃
-mark.share    ▁▅
-from first    ▁▅
-from last     ▁▅"""
+object.share  ▆▃
+mark.share    ▁▄
+from first    ▁▃
+from last     ▁▃"""
     )
 
 
@@ -103,9 +103,9 @@ def test_two_runs_next_to_each_other_as_a_person_sees_them(good, bad):
                 good_0   bad
 observed at     epoch 1  epoch 1
 val_acc         0.93     0.99
-object.share    0.905    0.325
-mark.share      0.026    0.606
-moved mass      0.585
+object.share    0.775    0.366
+mark.share      0.040    0.443
+moved mass      0.513
 maps: Spearman  0.542"""
     )
 

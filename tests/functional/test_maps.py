@@ -10,8 +10,9 @@ from lightning_saliency.functional.maps import (
     REDUCTIONS,
     TITLES,
     contributions,
-    mass,
+    masses,
     reduce_channels,
+    sensitivities,
     shrink,
     strongest_channel,
 )
@@ -48,13 +49,21 @@ def test_an_unknown_reduction_is_refused():
 @pytest.mark.parametrize("reduce", MASS_REDUCTIONS)
 def test_mass_is_never_negative(reduce):
     images = torch.tensor([[[[0.0, 3.0, 6.0]], [[1.0, 1.0, 1.0]]]])
-    found = mass(ATTRIBUTION[None], images, reduce)
-    assert found.shape == (1, 1, 3)
+    found = masses(ATTRIBUTION[None], images, reduce)
+    views = {
+        "contribution": [contributions(ATTRIBUTION[None], images)],
+        "sensitivity": [sensitivities(ATTRIBUTION[None])],
+        "joint": [sensitivities(ATTRIBUTION[None]), contributions(ATTRIBUTION[None], images)],
+    }
+    expected = views.get(reduce) or [reduce_channels(ATTRIBUTION[None], reduce)]
+    assert found.shape == (1, len(expected), 1, 3)
     assert bool((found >= 0).all())
-    if reduce != "contribution":
-        assert torch.equal(found, reduce_channels(ATTRIBUTION[None], reduce))
-    else:
-        assert torch.equal(found, contributions(ATTRIBUTION[None], images))
+    assert torch.equal(found, torch.stack(expected, dim=1))
+
+
+def test_sensitivities_are_the_root_of_the_sum_of_magnitudes():
+    attribution = torch.tensor([[[[1.0, -4.0]], [[3.0, 5.0]]]])
+    assert sensitivities(attribution).tolist() == [[[2.0, 3.0]]]
 
 
 def test_contributions_by_hand():

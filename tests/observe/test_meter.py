@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from matrix import Touchy, probe
+from torch import Tensor
 
-from lightning_saliency import ProbeBatch, explain
-from lightning_saliency.functional.measures import profiles, share
+from lightning_saliency import Explanation, ProbeBatch, explain
+from lightning_saliency.check.moves import find_move
+from lightning_saliency.functional.measures import moved_mass, profiles, share
 from lightning_saliency.observe.meter import Meter
 
 
@@ -23,19 +25,29 @@ def explained(images: ProbeBatch, meter: Meter, part=same):
     return explain(model, part(images.images), request.targets, rules=request.rules)
 
 
-def test_the_label_s_squared_gradient_is_measured():
+def joint_maps(explanation: Explanation, images: ProbeBatch) -> tuple[Tensor, Tensor]:
+    """Where the logit would change with a pixel, and where it does; both by their definitions."""
+    gradient = explanation["gradient"][:, 0]
+    contrast = images.images - images.images.mean(dim=(2, 3), keepdim=True)
+    return gradient.abs().sum(dim=1).sqrt(), (gradient * contrast).sum(dim=1).abs()
+
+
+def test_the_label_s_gradient_is_measured_in_two_ways():
     images = probe()
     meter = Meter.for_probe(images, 96)
     explanation = explained(images, meter)
-    maps = explanation.maps("gradient", "square")[:, 0]
+    both = joint_maps(explanation, images)
     found = meter.measure(explanation, same)
     assert torch.equal(found.classes, images.labels)
-    torch.testing.assert_close(found.profiles, profiles(maps))
-    torch.testing.assert_close(found.shares["corner"], share(maps, images.masks["corner"]))
+    torch.testing.assert_close(found.views, torch.stack([profiles(m) for m in both], dim=1))
+    torch.testing.assert_close(found.profiles, sum(profiles(m) for m in both) / 2)
+    shares = [share(m, images.masks["corner"]) for m in both]
+    torch.testing.assert_close(found.shares["corner"], sum(shares) / 2)
     expected = explanation.logits.softmax(dim=1).gather(1, images.labels[:, None])[:, 0]
     torch.testing.assert_close(found.probabilities, expected)
-    assert found.maps.shape == maps.shape
-    assert float(found.maps.amax()) == 1
+    parts = sum(m / m.sum(dim=(1, 2), keepdim=True) for m in both)
+    expected = (parts / parts.amax(dim=(1, 2), keepdim=True)).half()
+    torch.testing.assert_close(found.maps, expected)
 
 
 def test_contributions_are_measured_if_asked_for():
@@ -74,9 +86,8 @@ def test_maps_are_kept_at_picture_resolution_and_measured_in_full():
     explanation = explained(images, meter)
     found = meter.measure(explanation, same)
     assert found.maps.shape == (4, 6, 6)
-    torch.testing.assert_close(
-        found.profiles, profiles(explanation.maps("gradient", "square")[:, 0])
-    )
+    both = joint_maps(explanation, images)
+    torch.testing.assert_close(found.views, torch.stack([profiles(m) for m in both], dim=1))
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
@@ -94,8 +105,10 @@ def test_empty_and_diverged_maps_measure_as_nan(value):
 class Even:
     """Good runs whose gradient is spread evenly."""
 
-    def profile(self) -> torch.Tensor:
-        return torch.full((8, 8), 1 / 64, dtype=torch.float64)
+    views = torch.full((1, 4, 2, 8, 8), 1 / 64, dtype=torch.float64)
+
+    def run_views(self) -> torch.Tensor:
+        return self.views[:, 0]
 
 
 def test_one_number_per_measure():
@@ -106,8 +119,11 @@ def test_one_number_per_measure():
     alone = meter.summarize(found)
     assert alone == {"corner.share": pytest.approx(float(found.shares["corner"].mean()))}
     beside = replace(meter, good=Even()).summarize(found, first=now, previous=even)
-    assert list(beside) == ["corner.share", "moved_mass", "drift.first", "drift.previous"]
-    assert beside["moved_mass"] == beside["drift.previous"] > 0
+    moves = ["moved_mass", "image_moved_mass"]
+    assert list(beside) == ["corner.share", *moves, "drift.first", "drift.previous"]
+    assert beside["image_moved_mass"] > beside["moved_mass"]
+    assert beside["moved_mass"] == pytest.approx(find_move(found.mean_views(), Even().run_views()))
+    assert 0 < beside["drift.previous"] == pytest.approx(moved_mass(now, even))
     assert beside["drift.first"] == 0
 
 
@@ -115,6 +131,6 @@ def test_the_mean_profile_weighs_all_images_alike_and_skips_empty_ones():
     maps = torch.zeros(3, 8, 8)
     maps[0, 0, 0], maps[1, 7, 7] = 1000.0, 0.001
     meter = Meter.for_probe(probe(), 96)
-    found = replace(meter.measure(explained(probe(), meter)), profiles=profiles(maps))
+    found = replace(meter.measure(explained(probe(), meter)), views=profiles(maps)[:, None])
     mean = found.mean_profile()
     assert float(mean[0, 0]) == float(mean[7, 7]) == 0.5

@@ -45,7 +45,7 @@ def measured() -> Measured:
         classes=torch.tensor([1, 1]),
         probabilities=torch.full((2,), 0.9997),
         maps=torch.zeros(2, 4, 4).half(),
-        profiles=torch.zeros(2, 8, 8).double(),
+        views=torch.zeros(2, 1, 8, 8).double(),
     )
 
 

@@ -62,9 +62,8 @@ def test_beside_the_maps_the_layout_of_a_file_is_that_of_version_0_1():
     (region,) = (name for name in old if name.startswith("share."))
     new = observation()
     shares = {region.removeprefix("share."): new.measured.shares["mark"]}
-    about, tensors = parts(
-        encode_observation(replace(new, measured=replace(new.measured, shares=shares)))
-    )
+    one_view = replace(new.measured, views=new.measured.views[:, :1], shares=shares)
+    about, tensors = parts(encode_observation(replace(new, measured=one_view)))
     assert (old_about["schema"], about["schema"]) == (1, 2)
     assert list(about) == list(old_about)
     assert (old["maps"].dtype, tensors.pop("maps").dtype) == (torch.float16, torch.int8)
@@ -165,11 +164,11 @@ TENSORS: list[Any] = [
     ),
     pytest.param("peaks", torch.ones(IMAGES), r"`peaks` is torch.float32 \(6,\)", id="ndim"),
     pytest.param(
-        "measured.profiles", torch.ones(IMAGES, 8, 9).double(), "`measured.profiles` has", id="grid"
+        "measured.views", torch.ones(IMAGES, 2, 8, 9).double(), "`measured.views` has", id="grid"
     ),
     pytest.param(
-        "measured.profiles",
-        torch.full((IMAGES, 8, 8), 0.5).double(),
+        "measured.views",
+        torch.full((IMAGES, 2, 8, 8), 0.5).double(),
         "has a profile whose sum is not 1",
         id="no-whole",
     ),
@@ -200,7 +199,7 @@ def test_tensors_that_do_not_fit_are_refused(name, tensor, message, tmp_path):
 def test_maps_that_could_not_be_measured_are_read(tmp_path):
     """A map that is all zero has neither a profile nor a share."""
     about, tensors = parts()
-    for name in ("measured.profiles", "share.object"):
+    for name in ("measured.views", "share.object"):
         tensors[name][0] = torch.nan
     tensors["maps"][0] = -128
     found = read_observation(write_tensors(tmp_path / "one.safetensors", about, tensors))

@@ -99,6 +99,8 @@ def test_everything_in_an_old_reference_is_read(name):
     _, tensors = read(OLD / name / "reference.safetensors")
     assert tensors.keys() == {"classes", "profiles", "maps", "photos", "share.corner"}
     assert torch.equal(reference.shares["corner"], tensors.pop("share.corner"))
+    # Version 0.1 looked at the gradient in a single way.
+    assert torch.equal(reference.views[:, :, 0], tensors.pop("profiles"))
     for attribute, tensor in tensors.items():
         assert torch.equal(getattr(reference, attribute).nan_to_num(), tensor.nan_to_num())
 

@@ -21,9 +21,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("probe", "record", "rules"),
     ("draw", "health", "photos"),
     ("check", "explanation", "viewer"),
-    ("observe", "cli"),
-    ("callback", "testing", "__main__"),
-    ("lightning", "pytorch_lightning"),
+    ("observe",),
+    ("callback", "testing", "cli"),
+    ("lightning", "pytorch_lightning", "__main__"),
 )
 LAYERS = {room: number for number, floor in enumerate(FLOORS, start=1) for room in floor}
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lightning_saliency.functional.maps import from_8_bits, to_8_bits
 from lightning_saliency.functional.measures import profiles, share
+from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import (
     Measured,
     Observation,
     Snapshot,
     encode_observation,
 )
-from lightning_saliency.record.run import RunInfo
 from lightning_saliency.record.writer import RunWriter
 
 IMAGES, SIDE = 6, 16
@@ -38,7 +38,7 @@ def masks() -> dict[str, Tensor]:
 
 
 def label_maps(seed: int, *, on_mark: float) -> Tensor:
-    """Squared gradients ``(N, H, W)`` on the object, with ``on_mark`` of their mass on the mark."""
+    """Maps of gradients ``(N, H, W)`` on the object, with ``on_mark`` of their mass on the mark."""
     noise = torch.rand(IMAGES, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
     regions = masks()
     parts = {"object": 0.9 - on_mark, "mark": on_mark}
@@ -54,13 +54,14 @@ def observation(
 ) -> Observation:
     """Build an observation; ``changed`` replaces fields of it or of its snapshot."""
     maps = label_maps(seed, on_mark=on_mark)
-    shares = {name: share(maps, mask) for name, mask in masks().items()}
+    both = (maps, maps.sqrt())
+    shares = {n: sum(share(m, mask) for m in both) / 2 for n, mask in masks().items()}
     peaks = maps.amax(dim=(1, 2), keepdim=True)
     measured = Measured(
         classes=torch.arange(IMAGES) % len(CLASSES),
         probabilities=torch.full((IMAGES,), 0.9),
         maps=(maps / peaks).half(),
-        profiles=profiles(maps),
+        views=torch.stack([profiles(m) for m in both], dim=1),
         shares=shares,
     )
     shown = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
@@ -95,6 +96,7 @@ def info(**changed: Any) -> RunInfo:
         "labels": tuple((i % len(CLASSES),) for i in range(IMAGES)),
         "class_names": CLASSES,
         "areas": {name: float(mask.float().mean()) for name, mask in masks().items()},
+        "reduce": "joint",
         "settings": {"rule": "guided_backprop"},
         "versions": {"torch": "2.6"},
         "commit": "0" * 40,
