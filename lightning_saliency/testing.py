@@ -1,33 +1,24 @@
-"""For test suites: assert that a run or a model looks where good runs look."""
+"""For test suites and scripts: assert where a model looks; make a reference from models."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
-import torch
 from torch import nn
 
-from lightning_saliency.attribution.failures import saying_what_failed
-from lightning_saliency.attribution.logits import Forward, count_classes
-from lightning_saliency.attribution.passes import PassOptions
-from lightning_saliency.attribution.rules import Rule
-from lightning_saliency.attribution.targets import STRONGEST
+from lightning_saliency.attribution.logits import Forward
 from lightning_saliency.check.evaluate import Candidate, evaluate
 from lightning_saliency.check.reference import Reference
 from lightning_saliency.check.report import as_text
 from lightning_saliency.check.requirements import merge
 from lightning_saliency.errors import SaliencyWarning
-from lightning_saliency.functional.maps import MassReduce
-from lightning_saliency.observe.meter import Meter
-from lightning_saliency.observe.observer import Observer
 from lightning_saliency.observe.provenance import run_info
+from lightning_saliency.observe.standalone import build_observer
+from lightning_saliency.observe.standalone import reference_from_models as reference_from_models
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.run import open_run
-
-_SIZE = 96  # pixels per side of the maps that are kept
 
 
 def assert_attention(
@@ -69,7 +60,14 @@ def assert_attention(
     if isinstance(subject, nn.Module):
         if probe is None:
             raise TypeError("`probe` is needed with a model: the images of the reference.")
-        observer = _build_observer(subject, probe, reference, forward)
+        observer = build_observer(
+            subject,
+            probe,
+            forward,
+            like=reference.info,
+            classes=reference.classes,
+            good=reference,
+        )
         observation = observer.observe(subject, "now", step=0)
         candidate = Candidate(run_info("now", observer.meter, {}), observation)
         verdict = evaluate(candidate, reference, requirements, strict=strict)
@@ -85,36 +83,3 @@ def assert_attention(
         raise AssertionError(report)
     if verdict.doubtful:
         warnings.warn(report, SaliencyWarning, stacklevel=2)
-
-
-def _build_observer(
-    model: nn.Module, probe: ProbeBatch, reference: Reference, forward: Forward | None
-) -> Observer:
-    """Build an observer that measures what the runs of ``reference`` measured."""
-    passes = PassOptions(saying_what_failed(forward), classes=probe.num_classes)
-    one_logit = (
-        count_classes(
-            model, probe.images, passes.forward, extras=probe.extras, classes=passes.classes
-        )
-        == 1
-    )
-    meter = Meter.for_probe(
-        probe,
-        _SIZE,
-        classes=reference.classes,
-        rule=cast(Rule, reference.info.rule),
-        reduce=cast(MassReduce, reference.info.reduce),
-        one_logit=one_logit,
-        good=reference,
-    )
-    classes = meter.classes
-    if classes is None:
-        classes = torch.full((len(probe),), STRONGEST)
-    return Observer(
-        probe=probe,
-        targets=None if one_logit else classes[:, None],
-        rules=(meter.rule,),
-        size=_SIZE,
-        options=passes,
-        meter=meter,
-    )

@@ -13,8 +13,9 @@ from lightning_saliency import ProbeBatch
 from lightning_saliency.check.reference import Reference
 from lightning_saliency.errors import RecordError, SaliencyWarning
 from lightning_saliency.observe.provenance import run_info
+from lightning_saliency.observe.standalone import build_observer
 from lightning_saliency.record.writer import RunWriter
-from lightning_saliency.testing import _build_observer, assert_attention
+from lightning_saliency.testing import assert_attention
 
 
 @pytest.fixture
@@ -80,29 +81,13 @@ def models(tmp_path: Path) -> Reference:
     runs = []
     for seed in range(3):
         model = Looking(seed, 0)
-        observer = _build_observer(model, images(), _empty(), None)
+        observer = build_observer(model, images())
         writer = RunWriter(tmp_path / f"model_{seed}")
         info = run_info("now", observer.meter, {})
         writer.begin(info, torch.zeros(4, 16, 16, 3, dtype=torch.uint8), after=-1)
         writer.add(observer.observe(model, "now", step=0))
         runs.append(writer.folder)
     return Reference.from_runs(runs)
-
-
-def _empty() -> Reference:
-    """Just enough of a reference to measure a model before there is a real one."""
-    from records import info
-
-    nothing = torch.zeros(1, 4, 8, 8, dtype=torch.float64)
-    return Reference(
-        info=info(),
-        runs=(),
-        classes=torch.zeros(4, dtype=torch.int64),
-        profiles=nothing,
-        shares={},
-        maps=nothing[0].half(),
-        photos=nothing[0].byte(),
-    )
 
 
 def test_a_model_that_looks_where_it_should(models):

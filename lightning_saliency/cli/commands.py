@@ -12,9 +12,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from lightning_saliency.check.bounds import ENOUGH
 from lightning_saliency.check.difference import draw
 from lightning_saliency.check.evaluate import Candidate, evaluate
+from lightning_saliency.check.moves import ENOUGH
 from lightning_saliency.check.reference import REFERENCE_FILE, Reference
 from lightning_saliency.check.report import (
     TerminalStyle,
@@ -25,12 +25,20 @@ from lightning_saliency.check.report import (
 )
 from lightning_saliency.check.requirements import DEFAULT, merge
 from lightning_saliency.check.verdict import EXIT_CODES, Verdict
+from lightning_saliency.cli.models import (
+    ABOUT_MODELS,
+    Confirmation,
+    add_model_options,
+    names_model,
+    reference_from_checkpoints,
+)
 from lightning_saliency.cli.sizes import describe_size, parse_size
 from lightning_saliency.cli.tables import compare_runs, describe_run
 from lightning_saliency.draw.canvas import encode
-from lightning_saliency.errors import NotComparableError, RecordError
+from lightning_saliency.errors import NotComparableError, RecordError, SaliencyError
 from lightning_saliency.functional.text import plain
-from lightning_saliency.record.run import VERDICT_FILE, Run, open_run
+from lightning_saliency.record.facts import VERDICT_FILE
+from lightning_saliency.record.run import Run, open_run
 from lightning_saliency.storage.files import write_whole
 from lightning_saliency.storage.places import Place, find_place
 from lightning_saliency.viewer.record import Record
@@ -48,12 +56,19 @@ from good runs, preferably three or more with different seeds, and check other r
   lightning-saliency reference logs/version_0 logs/version_1 logs/version_2 -o attention
   lightning-saliency check logs/version_3 --reference attention
 
+Good models that were trained without the callback serve as well, from their checkpoints:
+
+  lightning-saliency reference --model train:Net --ckpt 1.ckpt --ckpt 2.ckpt --ckpt 3.ckpt \\
+      --probe probe.safetensors -o attention
+
 RUN is the log folder of a run, or the callback's folder inside it. The last observation of a run is
 the one that counts. RUN, DIR and F may be URLs that fsspec knows, such as s3://bucket/logs."""
 
 _REQUIREMENTS = """\
 requirements:
   moved_mass <= auto     no more of the gradient has moved than good runs differ by
+  image_moved_mass <= auto
+                         the same image by image, for what is elsewhere in each image
   *.share within auto    each region with a mask has the share that it has in good runs
   object.share >= 0.6    the region 'object' has at least 60 % of the gradient
   mark.share <= 0.05     the region 'mark' has at most 5 % of the gradient"""
@@ -92,12 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except NotComparableError as error:
         return _refuse(error, EXIT_CODES["not comparable"])
-    except (RecordError, ValueError, OSError) as error:
+    except (SaliencyError, ValueError, OSError) as error:
         return _refuse(error, USAGE_OR_DAMAGE)
 
 
 def _refuse(why: object, code: int) -> int:
-    print(f"lightning-saliency: {plain(str(why))}", file=sys.stderr)
+    message = " ".join(str(why).splitlines())
+    print(f"lightning-saliency: {plain(message)}", file=sys.stderr)
     return code
 
 
@@ -107,23 +123,23 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Callable[..., int], about: str, end: str = "") -> _Parser:
         made = _command(commands.add_parser, name, about, end, help=about.splitlines()[0])
-        made.set_defaults(command=command)
+        made.set_defaults(command=command, error=made.error)
         return made
 
-    made = add("reference", _reference, "Make a reference from good runs.", _REQUIREMENTS)
-    made.add_argument("runs", metavar="RUN", nargs="+", help="log folder of a good run")
+    about = "Make a reference from good runs, or from checkpoints of good models."
+    made = add("reference", _reference, about, f"{_REQUIREMENTS}\n\n{ABOUT_MODELS}")
+    _add_good(made, "log folder of a good run")
     made.add_argument("-o", "--output", required=True, metavar="DIR", help="where to write it")
     _add_require(made, "replaces the first two requirements below; may be repeated")
     made.add_argument("--reason", default="", metavar="TEXT", help="why the runs are good")
 
-    made = add(
-        "check", _check, "Check a run against a reference.", f"{_REQUIREMENTS}\n\n{_EXIT_CODES}"
-    )
+    end = "\n\n".join((_REQUIREMENTS, ABOUT_MODELS, _EXIT_CODES))
+    made = add("check", _check, "Check a run against a reference.", end)
     _add_check(made)
 
-    made = add("approve", _approve, "Accept a change: replace the reference with new runs.")
-    runs = "log folder of a run; three are better than one"
-    made.add_argument("runs", metavar="RUN", nargs="+", help=runs)
+    about = "Accept a change: replace the reference with new runs or models."
+    made = add("approve", _approve, about, ABOUT_MODELS)
+    _add_good(made, "log folder of a run; three are better than one")
     made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
     made.add_argument("--reason", required=True, metavar="TEXT", help="why the change is right")
 
@@ -146,6 +162,12 @@ def _add_require(parser: _Parser, about: str) -> None:
     parser.add_argument("--require", action="append", metavar="S", help=about)
 
 
+def _add_good(made: _Parser, runs: str) -> None:
+    made.add_argument("runs", metavar="RUN", nargs="*", help=runs)
+    probe = "the images to explain, a file of `ProbeBatch.save`; by default the checkpoint's own"
+    add_model_options(made, probe, several=True)
+
+
 def _add_check(made: _Parser) -> None:
     made.add_argument("run", metavar="RUN", help="log folder of the run")
     made.add_argument("--reference", required=True, metavar="DIR", help="folder of the reference")
@@ -154,6 +176,8 @@ def _add_check(made: _Parser) -> None:
     made.add_argument("--strict", action="store_true", help=strict)
     made.add_argument("--json", metavar="F", help="write the verdict to F as JSON")
     made.add_argument("--junit", metavar="F", help="write the verdict to F as JUnit XML")
+    probe = "the run's probe, a file of `ProbeBatch.save`; by default the one in the checkpoint"
+    add_model_options(made, probe, several=False)
 
 
 def _add_report(made: _Parser) -> None:
@@ -162,7 +186,9 @@ def _add_report(made: _Parser) -> None:
     made.add_argument("-o", "--output", required=True, metavar="F", type=Path, help=output)
     judge = "folder of a reference, to put a verdict into the file"
     made.add_argument("--reference", metavar="DIR", help=judge)
-    made.add_argument("--budget", default=describe_size(BUDGET), metavar="SIZE", help=_BUDGET)
+    # The default is shown as one word, which a shell passes on as one.
+    default = describe_size(BUDGET).replace(" ", "")
+    made.add_argument("--budget", default=default, metavar="SIZE", help=_BUDGET)
 
 
 def _command(make: Callable[..., _Parser], name: str, about: str, end: str, **more: str) -> _Parser:
@@ -171,25 +197,41 @@ def _command(make: Callable[..., _Parser], name: str, about: str, end: str, **mo
 
 
 def _reference(options: argparse.Namespace) -> int:
+    _check_good(options)
     output = find_place(options.output)
     if (output / REFERENCE_FILE).exists():
         raise RecordError(
             f"there already is a reference in {output}. Replace it with "
             "`lightning-saliency approve`, which asks for a reason"
         )
-    reference = Reference.from_runs(options.runs, options.require or DEFAULT, reason=options.reason)
+    reference = _make_reference(options, options.require or DEFAULT)
     reference.save(output)
     _print_reference(reference, output, options.runs)
     return 0
 
 
+def _check_good(options: argparse.Namespace) -> None:
+    """End the program unless there are either runs or checkpoints on the command line."""
+    if names_model(options) == bool(options.runs):
+        options.error("give either RUN, once for each good run, or --model and --ckpt")
+
+
+def _make_reference(options: argparse.Namespace, require: Sequence[str]) -> Reference:
+    """Make a reference from the runs or from the checkpoints on the command line."""
+    if options.runs:
+        return Reference.from_runs(options.runs, require, reason=options.reason)
+    return reference_from_checkpoints(options, require)
+
+
 def _print_reference(reference: Reference, folder: Place, runs: Sequence[str]) -> None:
     count, images = len(reference.runs), len(reference.info.images)
-    print(f"{plain(str(folder))}: {count} run{'s' * (count > 1)}, {images} images")
+    kind = "run" if runs else "model"
+    print(f"{plain(str(folder))}: {count} {kind}{'s' * (count > 1)}, {images} images")
     for requirement in reference.requirements:
         print(f"  requires  {plain(requirement.text)}")
     if count < ENOUGH:
-        print("  Fewer than three runs have no usable spread: would-be failures are only warnings.")
+        few = f"Fewer than three {kind}s have no usable spread"
+        print(f"  {few}: would-be failures are only warnings.")
     for run in runs:
         if not open_run(run).info.finished:
             print(f"  {plain(run)} is unfinished or was interrupted.")
@@ -205,15 +247,20 @@ def _check(options: argparse.Namespace) -> int:
         verdict = Verdict("inconclusive", why="the run has recorded no observation yet")
         return _print_verdict(options, verdict, options.run)
     requirements = merge(reference.requirements, options.require)
+    # Whether the options are right must not depend on the verdict, so the model is loaded first.
+    model = Confirmation.load(options, run) if names_model(options) else None
     candidate = Candidate(run.info, run.last(), run.info.metrics)
     verdict = evaluate(candidate, reference, requirements, strict=options.strict)
+    doubt = ""
+    if model is not None and verdict.confirmable:
+        verdict, doubt = model.confirm(verdict, run, candidate.observation)
     pictures = _draw(run, candidate, reference, verdict) if verdict.doubtful else ""
     with suppress(OSError):  # Whoever may only read the run still gets the verdict.
         data = as_json(verdict, run.info.name, candidate.observation).encode()
         write_whole(run.folder / VERDICT_FILE, data)
     unfinished = "" if run.info.finished else " (unfinished run)"
     name = f"{options.run} at {candidate.observation.caption}{unfinished}"
-    return _print_verdict(options, verdict, name, pictures)
+    return _print_verdict(options, verdict, name, pictures, doubt)
 
 
 def _draw(run: Run, candidate: Candidate, reference: Reference, verdict: Verdict) -> str:
@@ -231,10 +278,16 @@ def _draw(run: Run, candidate: Candidate, reference: Reference, verdict: Verdict
 
 
 def _print_verdict(
-    options: argparse.Namespace, verdict: Verdict, name: str, pictures: str = ""
+    options: argparse.Namespace, verdict: Verdict, name: str, pictures: str = "", doubt: str = ""
 ) -> int:
-    accept = accepting(options.run, options.reference)
-    report = partial(as_text, verdict, name, pictures=plain(pictures), accept=accept)
+    report = partial(
+        as_text,
+        verdict,
+        name,
+        pictures=plain(pictures),
+        accept=accepting(options.run, options.reference),
+        unconfirmed=doubt,
+    )
     print(report(style=_terminal_style()), flush=True)
     if options.json:
         _write(options.json, as_json(verdict, name).encode())
@@ -258,6 +311,7 @@ def _terminal_style() -> TerminalStyle:
 
 
 def _approve(options: argparse.Namespace) -> int:
+    _check_good(options)
     folder = find_place(options.reference)
     if not options.reason.strip():
         raise ValueError("`--reason` must say why the change is right")
@@ -265,7 +319,7 @@ def _approve(options: argparse.Namespace) -> int:
         return _refuse(_no_reference(folder), EXIT_CODES["no reference"])
     before = Reference.load(folder)
     requirements = [requirement.text for requirement in before.requirements]
-    after = Reference.from_runs(options.runs, requirements, reason=options.reason)
+    after = _make_reference(options, requirements)
     after.following(before).save(folder)
     _print_reference(after, folder, options.runs)
     return 0

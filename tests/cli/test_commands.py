@@ -84,7 +84,7 @@ def test_every_exit_code_from_the_shell(place):
     ascii_only = {"PYTHONIOENCODING": "ascii"}
     started = {
         0: (shell("check", "new", "--reference", "ref"), "PASS  new at epoch 1"),
-        1: (shell("check", "bad", "--reference", "ref", **ascii_only), "good runs: 0.055 ? 0.009"),
+        1: (shell("check", "bad", "--reference", "ref", **ascii_only), "good runs: 0.041 ? 0.005"),
         2: (shell("check", "absent", "--reference", "ref"), "absent is not a folder"),
         3: (shell("check", "bad", "--reference", "absent"), "NO REFERENCE  bad: there is none in"),
         4: (shell("check", "other", "--reference", "ref"), "NOT COMPARABLE  other"),
@@ -102,7 +102,7 @@ def test_letters_that_a_terminal_lacks_become_question_marks(place, monkeypatch)
     monkeypatch.setattr(sys, "stdout", few)
     assert main(["check", "bad", "--reference", "ref"]) == 1
     few.flush()
-    assert b"good runs: 0.055 ? 0.009" in few.buffer.getvalue()
+    assert b"good runs: 0.041 ? 0.005" in few.buffer.getvalue()
 
 
 # --- colours
@@ -322,7 +322,7 @@ def test_the_files_for_programs(place, capsys):
     assert (found["outcome"], found["exit_code"]) == ("fail", 1)
     assert found["growth"]["region"] == "mark"
     suite = ET.parse("out/j.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "3", "0")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "4", "0")
     assert suite.find("system-out").text == told.rstrip("\n")
     run(
         capsys,
@@ -501,7 +501,7 @@ def test_report_writes_a_file_and_says_what_is_in_it(place, capsys):
     code, told, error = run(capsys, "report", "good_0", "new/saliency", "-o", "out/report.html")
     size = (place / "out/report.html").stat().st_size
     assert (code, error) == (0, "")
-    assert told == f"out/report.html: {size / 1000:.0f}kB\n  good_0\n  new\n"
+    assert told == f"out/report.html: {size / 1000:.0f} kB\n  good_0\n  new\n"
     assert (place / "out/report.html").read_text().startswith("<!doctype html>")
 
 

@@ -7,6 +7,7 @@ writes.
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -26,8 +27,13 @@ from torchvision.models import ResNet18_Weights
 
 from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError, class_index, explain
 from lightning_saliency.attribution.rules import declare
-from lightning_saliency.errors import SaliencyWarning
+from lightning_saliency.cli.checkpoints import check_kind, read_checkpoint
+from lightning_saliency.cli.commands import _parser
+from lightning_saliency.cli.imported import import_object, parse_arguments
+from lightning_saliency.errors import RecordError, SaliencyWarning
 from lightning_saliency.probe.photos import read_photo
+from lightning_saliency.testing import reference_from_models
+from lightning_saliency.viewer import show
 
 PAGE = Path(__file__).parents[2] / "docs/errors.md"
 ORIENTATION = 0x0112
@@ -110,6 +116,17 @@ def masked(name: str) -> Callable[[Path], Any]:
     )
 
 
+def reported(*arguments: str) -> Callable[[Path], Any]:
+    """What the command `report` raises, before it is printed; ``{}`` stands for the desk."""
+
+    def call(desk: Path) -> Any:
+        given = [text.replace("{}", str(desk)) for text in arguments]
+        options = _parser().parse_args(["report", "-o", str(desk / "report.html"), *given])
+        return options.command(options)
+
+    return call
+
+
 def plotted(**options: Any) -> Callable[[Path], Any]:
     images = options.pop("images", IMAGES)
     return lambda _: explain(Net(), IMAGES, 1).plot(images, **options)
@@ -137,8 +154,12 @@ def lay_out(desk: Path) -> Path:
     Image.fromarray(nan).save(desk / "nan.tif")
     _lay_out_masks(desk, good)
     _lay_out_folders(desk, good)
+    _lay_out_runs(desk)
     (desk / "probe.safetensors").write_bytes(safetensors.torch.save({"images": IMAGES}))
     (desk / "damaged.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    (desk / "text.ckpt").write_text("A checkpoint, honestly.")
+    torch.save({"head.weight": IMAGES}, desk / "weights.pt")
+    torch.save({"state_dict": {}, "hyper_parameters": {"root": Path("data")}}, desk / "path.ckpt")
     return desk
 
 
@@ -155,6 +176,16 @@ def _lay_out_folders(desk: Path, good: Image.Image) -> None:
     good.save(desk / "animals/cat/1.png")
     for name in ("1.png", "1.bmp"):
         Image.new("1", good.size).save(desk / "twins/cat" / name)
+
+
+def _lay_out_runs(desk: Path) -> None:
+    import records  # whose folder pytest knows, and a program that writes the page does not
+
+    runs = [records.record(desk / "runs" / name) for name in ("whole", "young", "torn", "cut")]
+    for run in runs[1:3]:
+        for path in (run / "saliency").glob("observation-*"):
+            path.unlink() if run.name == "young" else path.write_bytes(b"{")
+    (runs[3] / "saliency/run.json").write_text('{"schema": 1, "name": ')
 
 
 ToTensor = transforms.ToTensor
@@ -516,6 +547,166 @@ MODELS = [
     ),
 ]
 
+MODELS_OF_REFERENCES = [
+    Case(
+        "a class without a colon",
+        lambda _: import_object("--model", "train.Net"),
+        ValueError,
+        r"Did you mean train:Net\?",
+    ),
+    Case(
+        "a class that is not Lightning's",
+        lambda _: check_kind(nn.Linear, "train:Net"),
+        ValueError,
+        "Name the LightningModule that was trained",
+    ),
+    Case(
+        "an argument of a class without a value",
+        lambda _: parse_arguments("--model-arg", ["width"]),
+        ValueError,
+        "must read like name=value",
+    ),
+    Case(
+        "a checkpoint that is not there",
+        lambda desk: read_checkpoint(str(desk / "nowhere.ckpt")),
+        FileNotFoundError,
+        "there is no checkpoint",
+    ),
+    Case(
+        "text in place of a checkpoint",
+        lambda desk: read_checkpoint(str(desk / "text.ckpt")),
+        ValueError,
+        "is not a checkpoint of Lightning, or it is damaged. Save it again",
+    ),
+    Case(
+        "the folder of a sharded checkpoint",
+        lambda desk: read_checkpoint(str(desk / "none")),
+        ValueError,
+        "none is a folder, as.*consolidate_checkpoint",
+    ),
+    Case(
+        "weights in place of a checkpoint",
+        lambda desk: read_checkpoint(str(desk / "weights.pt")),
+        ValueError,
+        "`trainer.save_checkpoint` and `ModelCheckpoint` write such files",
+    ),
+    Case(
+        "a path among the hyperparameters of a checkpoint",
+        lambda desk: read_checkpoint(str(desk / "path.ckpt")),
+        ValueError,
+        r"Path, and only tensors.*`save_hyperparameters\(ignore=\[…\]\)`",
+    ),
+    Case(
+        "one model in place of a list",
+        lambda _: reference_from_models(Net(), ProbeBatch(IMAGES, [0, 1])),
+        TypeError,
+        r"Pass `\[model\]`",
+    ),
+    Case(
+        "a reference of no models",
+        lambda _: reference_from_models([], ProbeBatch(IMAGES, [0, 1])),
+        ValueError,
+        "at least one module, preferably three",
+    ),
+    Case(
+        "images without labels or a probe",
+        lambda _: reference_from_models([Net()], IMAGES),
+        TypeError,
+        r"Wrap tensors as `ProbeBatch\(images, labels\)`",
+    ),
+]
+
+# What `lightning-saliency report` and `viewer.show` cannot show. The command prints the message in
+# one line, and its exit code is 2.
+RUNS = [
+    Case("a run that is not there", reported("{}/nowhere"), RecordError, "pass the log folder of"),
+    Case(
+        "a folder without a recorded run",
+        reported("{}/animals"),
+        RecordError,
+        r"A run with `SaliencyCallback\(record=True\)` writes it",
+    ),
+    Case(
+        "a run that was not observed yet",
+        reported("{}/runs/young"),
+        RecordError,
+        "The callback writes the first one when training begins",
+    ),
+    Case(
+        "a run whose observations are damaged",
+        reported("{}/runs/torn"),
+        RecordError,
+        r"2 damaged file\(s\). Copy the folder again, or pass another",
+    ),
+    Case(
+        "a run whose `run.json` is damaged",
+        reported("{}/runs/cut"),
+        RecordError,
+        "run.json is damaged.*Copy the folder again, or pass another",
+    ),
+    Case(
+        "a remote run without a package for its store",
+        reported("abfs://logs/run"),
+        RecordError,
+        "Install adlfs",
+    ),
+    Case(
+        "a protocol that nobody knows",
+        lambda _: show("s4://bucket/run"),
+        RecordError,
+        "pass a local path, or a URL that fsspec knows",
+    ),
+    Case(
+        "a remote folder without a recorded run",
+        lambda _: show("memory://nothing/here"),
+        RecordError,
+        "pass the log folder of one run",
+    ),
+    Case(
+        "a budget in words",
+        reported("{}/runs/whole", "--budget", "ten"),
+        ValueError,
+        "must be a size such as 500kB or 10MB",
+    ),
+    Case(
+        "a budget that is too small",
+        reported("{}/runs/whole", "--budget", "9kB"),
+        ValueError,
+        "Allow as much, or pass fewer runs",
+    ),
+    Case(
+        "a folder in place of a file to write",
+        reported("{}/runs/whole", "-o", "{}/none"),
+        ValueError,
+        "name a file, such as report.html in it",
+    ),
+    Case("nothing to show", lambda _: show(), ValueError, r"such as `show\('logs/version_0'\)`"),
+    Case(
+        "a list of runs to show",
+        lambda desk: show([desk / "runs/whole"]),
+        TypeError,
+        r"`show\(first, second\)`, not as a list",
+    ),
+    Case(
+        "a height with a unit",
+        lambda desk: show(desk / "runs/whole", height="720px"),
+        TypeError,
+        "a number of pixels such as 720",
+    ),
+    Case(
+        "a budget as a text",
+        lambda desk: show(desk / "runs/whole", budget="10MB"),
+        TypeError,
+        "a number of bytes such as 10_000_000",
+    ),
+    Case(
+        "a budget of nothing",
+        lambda desk: show(desk / "runs/whole", budget=0),
+        ValueError,
+        "must be at least 1",
+    ),
+]
+
 # What can be explained, but perhaps not as its name promises: warnings.
 DOUBTS = [
     Case(
@@ -543,6 +734,8 @@ GROUPS = {
     "Probes": PROBES,
     "Classes": CLASSES,
     "Models and arguments": MODELS,
+    "Models of references, and checkpoints": MODELS_OF_REFERENCES,
+    "Runs to show": RUNS,
     "Doubts, told by a warning": DOUBTS,
 }
 CASES = [case for cases in GROUPS.values() for case in cases]
@@ -566,8 +759,10 @@ def table(desk: Path) -> str:
         "# Errors and what to do",
         "",
         "What bad input is answered with. `TypeError`: a wrong type or dtype; `ValueError`: a",
-        "wrong shape or value; `SaliencyError`: a model that cannot be explained. A message names",
-        "the argument, what is required, what was got and the remedy. Each row is a test in",
+        "wrong shape or value; `SaliencyError`: a model that cannot be explained; `RecordError`: a",
+        "recorded run that cannot be read. A message names the argument, what is required, what",
+        "was got and the remedy. A command prints it in one line, and its exit code is 2. Each row",
+        "is a test in",
         "[`test_bad_input.py`](../tests/docs/test_bad_input.py), which writes this page.",
     ]
     for title, cases in GROUPS.items():
@@ -597,5 +792,6 @@ def test_each_bad_input_is_told_what_to_do(case: Case, desk: Path):
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[1] / "support"))
     with tempfile.TemporaryDirectory() as folder:
         PAGE.write_text(table(lay_out(Path(folder))))

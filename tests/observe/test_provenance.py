@@ -13,7 +13,7 @@ import torch
 from lightning_saliency import ProbeBatch
 from lightning_saliency.observe.meter import Meter
 from lightning_saliency.observe.provenance import run_info
-from lightning_saliency.record.run import RunInfo
+from lightning_saliency.record.facts import RunInfo
 
 
 def facts(**known: object) -> RunInfo:
