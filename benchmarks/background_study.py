@@ -14,50 +14,36 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
 import studies
 import torch
-import torch.nn.functional as F
+from study_runs import Network, Pairs, Recipe, Scenario
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import fit_fashion
-import shortcut
 
 SIZE, GARMENT = 40, 28  # pixels a side
 COLOURS, NOISE, HARD = 0.6, 0.05, 0.2  # the brightest stripes; standard deviations of the noise
-SUBSET = {"train": 6000, "val": 2000}  # of 60,000 and 10,000, so that a run takes half a minute
+SUBSET = {"train": 4000, "val": 1000}  # of 60,000 and 10,000, so that a run takes ten seconds
 MEAN, STD = 0.5, 0.25
 
 
-class BackgroundNet(pl.LightningModule):
-    """A residual network with batch norm, 80,000 parameters."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        conv = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False)
-        stem = nn.Sequential(conv, nn.BatchNorm2d(16), nn.ReLU())
-        blocks = [fit_fashion.Block(a, b, s) for a, b, s in ((16, 16, 1), (16, 32, 2), (32, 64, 2))]
-        self.features = nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
-
-    def training_step(self, batch: studies.Pairs, _: int) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        return shortcut.one_cycle(self, self.rate)
+def network(recipe: Recipe) -> Network:
+    """A residual network with batch norm, 80,000 parameters at the usual width."""
+    first, second, third = (round(recipe.width * channels) for channels in (16, 32, 64))
+    conv = nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False)
+    stem = nn.Sequential(conv, nn.BatchNorm2d(first), nn.ReLU())
+    shapes = ((first, first, 1), (first, second, 2), (second, third, 2))
+    blocks = [fit_fashion.Block(*shape) for shape in shapes]
+    features = nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Network(features, third, recipe)
 
 
 @lru_cache
-def garments(split: str) -> studies.Pairs:
+def garments(split: str) -> Pairs:
     """Brightness in [0, 1], ``(N, 1, 28, 28)``, and labels."""
     name = {"train": "train", "val": "t10k"}[split]
     images, labels = fit_fashion.read_split(fit_fashion.DEBIAN, name).tensors
@@ -66,20 +52,21 @@ def garments(split: str) -> studies.Pairs:
 
 
 def scenes(
-    split: str, agreement: float, seed: int, noise: float = NOISE
+    split: str, agreements: Tensor, seed: int, noise: float = NOISE
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised images, their labels, and masks of the garments.
 
     Args:
         split: ``"train"`` or ``"val"``.
-        agreement: The probability that the stripes are those of the class rather than random.
+        agreements: For each class, the probability that the stripes are those of the class rather
+            than random.
         seed: The seed of places, stripes, colours and noise.
         noise: Standard deviation of each pixel, whose range is [0, 1].
     """
     random = torch.Generator().manual_seed(seed)
     bright, labels = garments(split)
     count = len(labels)
-    agrees = torch.rand(count, generator=random) < agreement
+    agrees = torch.rand(count, generator=random) < agreements[labels]
     kinds = torch.where(agrees, labels, torch.randint(10, (count,), generator=random))
     stripes = striped(kinds, torch.rand(count, generator=random))
     first, second = COLOURS * torch.rand(2, count, 3, 1, 1, generator=random)
@@ -110,26 +97,28 @@ def place(bright: Tensor, random: torch.Generator) -> Tensor:
     return canvas
 
 
-def data(split: str, agreement: float, seed: int, hard: bool) -> studies.Pairs:
-    return scenes(split, agreement, seed, HARD if hard else NOISE)[:2]
+def data(split: str, agreements: Tensor, seed: int, hard: bool) -> Pairs:
+    return scenes(split, agreements, seed, HARD if hard else NOISE)[:2]
 
 
 def probe(per_class: int) -> ProbeBatch:
-    images, labels, garment = scenes("val", 1.0, seed=2025)
+    images, labels, garment = scenes("val", torch.ones(10), seed=2025)
     chosen = torch.cat([(labels == k).nonzero()[:per_class, 0] for k in range(10)])
     masks = {"garment": garment[chosen], "background": ~garment[chosen]}
     return ProbeBatch(images[chosen], labels[chosen], masks=masks)
 
 
-def scenario() -> studies.Scenario:
-    return studies.Scenario(
+def scenario() -> Scenario:
+    return Scenario(
         name="background",
         cue="background",
+        object="garment",
         probe=probe(per_class=20),
-        network=BackgroundNet,
+        network=network,
         data=data,
         rate=0.01,
         epochs=5,
+        flips=True,
     )
 
 
