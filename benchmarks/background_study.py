@@ -17,7 +17,7 @@ from pathlib import Path
 
 import studies
 import torch
-from study_runs import Network, Pairs, Recipe, Scenario
+from study_runs import Network, Pairs, Recipe, Scenario, first_of_each, place
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch
@@ -71,7 +71,7 @@ def scenes(
     stripes = striped(kinds, torch.rand(count, generator=random))
     first, second = COLOURS * torch.rand(2, count, 3, 1, 1, generator=random)
     pixels = first + (second - first) * stripes
-    shown = place(bright, random)
+    shown = place(bright, SIZE, random)
     garment = shown > 0.05
     pixels = torch.where(garment, shown, pixels)
     pixels = (pixels + noise * torch.randn(pixels.shape, generator=random)).clamp(0, 1)
@@ -88,22 +88,13 @@ def striped(kinds: Tensor, phases: Tensor) -> Tensor:
     return (0.5 + 0.5 * (2 * torch.pi * turns).sin())[:, None]
 
 
-def place(bright: Tensor, random: torch.Generator) -> Tensor:
-    """Each garment at a random place on a canvas of zeros, ``(N, 1, 40, 40)``."""
-    canvas = torch.zeros(len(bright), 1, SIZE, SIZE)
-    corners = torch.randint(SIZE - GARMENT + 1, (len(bright), 2), generator=random)
-    for empty, garment, (y, x) in zip(canvas, bright, corners.tolist(), strict=True):
-        empty[:, y : y + GARMENT, x : x + GARMENT] = garment
-    return canvas
-
-
 def data(split: str, agreements: Tensor, seed: int, hard: bool) -> Pairs:
     return scenes(split, agreements, seed, HARD if hard else NOISE)[:2]
 
 
 def probe(per_class: int) -> ProbeBatch:
     images, labels, garment = scenes("val", torch.ones(10), seed=2025)
-    chosen = torch.cat([(labels == k).nonzero()[:per_class, 0] for k in range(10)])
+    chosen = first_of_each(labels, per_class)
     masks = {"garment": garment[chosen], "background": ~garment[chosen]}
     return ProbeBatch(images[chosen], labels[chosen], masks=masks)
 

@@ -115,7 +115,7 @@ def cost_of_observing(folder: Path, rounds: int) -> None:
     begun = time.perf_counter() - start
     seen = observe(observer, publisher, history, model)
     label = explain(model, probe.images, probe.labels, rules=("gradient",))
-    images, requests = observer._requests()
+    images, _, requests = observer._inputs()
     steps = itertools.count(10**6)  # the record's own steps are below these
     seconds = interleaved(
         {

@@ -19,7 +19,7 @@ from pathlib import Path
 import studies
 import torch
 import torch.nn.functional as F
-from study_runs import Network, Pairs, Recipe, Scenario
+from study_runs import Network, Pairs, Recipe, Scenario, first_of_each, place
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch
@@ -82,7 +82,7 @@ def scenes(
     count = len(labels)
     agrees = torch.rand(count, generator=random) < agreements[labels]
     colours = torch.where(agrees, labels, torch.randint(10, (count,), generator=random))
-    shown = place(bright, random)
+    shown = place(bright, SIZE, random)
     garment = shown > 0.05
     dyes = 0.4 + 0.6 * torch.rand(count, 3, 1, 1, generator=random)
     pixels = torch.where(garment, shown * dyes, 0.5 * cut_grounds(count, random))
@@ -93,15 +93,6 @@ def scenes(
     masks = {"garment": garment[:, 0], "mark": (distance < RADIUS + 1)[:, 0]}
     masks["garment"] &= ~masks["mark"]
     return (pixels - mean) / std, labels, masks
-
-
-def place(bright: Tensor, random: torch.Generator) -> Tensor:
-    """Each garment at a random place on a canvas of zeros, ``(N, 1, 96, 96)``."""
-    canvas = torch.zeros(len(bright), 1, SIZE, SIZE)
-    corners = torch.randint(SIZE - GARMENT + 1, (len(bright), 2), generator=random)
-    for empty, garment, (y, x) in zip(canvas, bright, corners.tolist(), strict=True):
-        empty[:, y : y + GARMENT, x : x + GARMENT] = garment
-    return canvas
 
 
 def cut_grounds(count: int, random: torch.Generator) -> Tensor:
@@ -129,7 +120,7 @@ def data(split: str, agreements: Tensor, seed: int, hard: bool) -> Pairs:
 
 def probe(per_class: int) -> ProbeBatch:
     images, labels, masks = scenes("val", torch.ones(10), seed=2025)
-    chosen = torch.cat([(labels == k).nonzero()[:per_class, 0] for k in range(10)])
+    chosen = first_of_each(labels, per_class)
     masks = {name: mask[chosen] for name, mask in masks.items()}
     return ProbeBatch(images[chosen], labels[chosen], masks=masks)
 

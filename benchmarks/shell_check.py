@@ -21,7 +21,7 @@ import tint_study
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.loggers import TensorBoardLogger
-from study_runs import Recipe
+from study_runs import Recipe, first_of_each
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -57,7 +57,7 @@ def blur(images: Tensor, deviation: float) -> Tensor:
 
 def build_probe() -> ProbeBatch:
     images, labels, digits = scenes("val", 1.0, seed=7)
-    chosen = tint_study.first_of_each(labels, 8)
+    chosen = first_of_each(labels, 8)
     return ProbeBatch(images[chosen], labels[chosen], masks={"digit": digits[chosen]})
 
 

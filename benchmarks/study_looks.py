@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from study_runs import KINDS, Scenario, find_files
+from study_runs import KINDS, Scenario, find_files, first_of_each
 from torch import Tensor
 
 from lightning_saliency.check.evaluate import Candidate
@@ -91,11 +91,6 @@ def measure(views: Sequence[Tensor], labels: Tensor, masks: Mapping[str, Tensor]
         shares=shares,
     )
     return Observation(NO_SNAPSHOT, 0, "", measured)
-
-
-def first_of_each(labels: Tensor, count: int) -> Tensor:
-    """The indices of the first ``count`` images of each class."""
-    return torch.cat([(labels == k).nonzero()[:count, 0] for k in labels.unique()])
 
 
 def describe(labels: Tensor, masks: Mapping[str, Tensor]) -> RunInfo:

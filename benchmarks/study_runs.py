@@ -386,3 +386,18 @@ def conv_features(width: float, pool: nn.Module) -> tuple[nn.Module, int]:
         for channels, out in pairwise(sides)
     ]
     return nn.Sequential(*stages, pool, nn.Flatten()), sides[-1]
+
+
+def first_of_each(labels: Tensor, count: int) -> Tensor:
+    """The indices of the first ``count`` images of each class."""
+    return torch.cat([(labels == k).nonzero()[:count, 0] for k in labels.unique()])
+
+
+def place(objects: Tensor, side: int, random: torch.Generator) -> Tensor:
+    """Each of ``(N, 1, h, h)`` at a random place on a canvas of zeros, ``(N, 1, side, side)``."""
+    size = objects.shape[-1]
+    canvas = torch.zeros(len(objects), 1, side, side)
+    corners = torch.randint(side - size + 1, (len(objects), 2), generator=random)
+    for empty, each, (y, x) in zip(canvas, objects, corners.tolist(), strict=True):
+        empty[:, y : y + size, x : x + size] = each
+    return canvas

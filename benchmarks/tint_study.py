@@ -17,7 +17,7 @@ from pathlib import Path
 import studies
 import torch
 import torch.nn.functional as F
-from study_runs import Network, Pairs, Recipe, Scenario, conv_features
+from study_runs import Network, Pairs, Recipe, Scenario, conv_features, first_of_each, place
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch
@@ -67,7 +67,7 @@ def scenes(
     count = len(labels)
     agrees = torch.rand(count, generator=random) < agreements[labels]
     tints = torch.where(agrees, labels, torch.randint(10, (count,), generator=random))
-    ink = place(digits, random)
+    ink = place(digits, SIZE, random)
     clouds = F.interpolate(
         torch.rand(count, 1, 4, 4, generator=random), SIZE, mode="bicubic", align_corners=False
     )
@@ -82,21 +82,8 @@ def scenes(
     return (pixels - MEAN) / STD, labels, digit
 
 
-def place(digits: Tensor, random: torch.Generator) -> Tensor:
-    """Each digit at a random place on a canvas of zeros, ``(N, 1, 28, 28)``."""
-    canvas = torch.zeros(len(digits), 1, SIZE, SIZE)
-    corners = torch.randint(SIZE - DIGIT + 1, (len(digits), 2), generator=random)
-    for empty, digit, (y, x) in zip(canvas, digits, corners.tolist(), strict=True):
-        empty[:, y : y + DIGIT, x : x + DIGIT] = digit
-    return canvas
-
-
 def data(split: str, agreements: Tensor, seed: int, hard: bool) -> Pairs:
     return scenes(split, agreements, seed, HARD if hard else NOISE)[:2]
-
-
-def first_of_each(labels: Tensor, count: int) -> Tensor:
-    return torch.cat([(labels == k).nonzero()[:count, 0] for k in range(10)])
 
 
 def scenario() -> Scenario:

@@ -61,8 +61,7 @@ def draw(candidate: Candidate, reference: Reference, verdict: Verdict) -> Pictur
 def _on_one_scale(*maps: Tensor) -> list[NDArray[Any]]:
     """Give maps equal mass, then divide all of them by the strongest pixel of any.
 
-    The maps are squared gradients, of which a picture would show only the peaks, so their square
-    roots are drawn.
+    Their square roots are drawn, because a picture of heavy-tailed maps would show only the peaks.
     """
     equal = [(m.float() / m.float().sum().clamp(min=1e-12)).sqrt().nan_to_num() for m in maps]
     strongest = max(float(m.max()) for m in equal) or 1.0

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.check.bounds import CONFIDENCE, moved_mass_bound
+from lightning_saliency.check.comparable import why_not_comparable
 from lightning_saliency.check.measures import Bounds, Quantity
 from lightning_saliency.check.moves import ENOUGH, find_move, find_weights, left_out_moves
-from lightning_saliency.check.reference import Reference, why_not_comparable
+from lightning_saliency.check.reference import Reference
 from lightning_saliency.check.requirements import Requirement
 from lightning_saliency.check.verdict import Finding, Growth, Mark, Moved, Verdict
 from lightning_saliency.functional.measures import moved_mass

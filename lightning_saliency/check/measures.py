@@ -172,8 +172,8 @@ def _share_bounds(good: GoodRuns, region: str, confidence: float) -> Bounds:
         change = max(mean * MOST_CHANGED, LEAST_CHANGED)
         return Bounds(max(0.0, mean - change), min(1.0, mean + change), source, serious=False)
     low, high = share_bounds(shares, confidence)
-    # A share cannot change by more than the mass that moves. From three runs, the spread of a small
-    # share is so uncertain that its own bound may allow a hundred times as much.
+    # A share hardly changes by more than the mass that moves between cells. From three runs, the
+    # spread of a small share is so uncertain that its own bound may allow a hundred times as much.
     moves = moved_mass_bound(left_out_moves(good.run_views()), confidence)
     return Bounds(max(low, mean - moves), min(high, mean + moves), _describe_spread(shares))
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from lightning_saliency.check.comparable import why_not_comparable
 from lightning_saliency.check.requirements import DEFAULT, Requirement, parse_all
 from lightning_saliency.errors import NotComparableError, RecordError
 from lightning_saliency.functional.measures import CELLS, at_one_size
@@ -352,45 +353,6 @@ def _read_numbers(path: Place, about: _File) -> dict[str, Any]:
     known: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
     known["views"] = tensors[views] if views == _VIEWS else tensors[views][:, :, None]
     return known | {"shares": shares}
-
-
-def why_not_comparable(
-    first: RunInfo, second: RunInfo, first_classes: Tensor, second_classes: Tensor
-) -> str | None:
-    """Explain why two runs cannot be compared.
-
-    Args:
-        first: The metadata of one run.
-        second: The metadata of the other.
-        first_classes: ``(images,)`` int64, the measured class of each image in the first.
-        second_classes: The same for the second.
-
-    Returns:
-        The reason in words, or ``None`` if they can be compared.
-    """
-    if second.fingerprint != first.fingerprint or second.areas.keys() != first.areas.keys():
-        return "their probes differ (images, labels or masks)"
-    if (second.rule, second.reduce) != (first.rule, first.reduce):
-        rules = " and ".join(f"{info.rule} ({info.reduce})" for info in (first, second))
-        return f"they were measured by different rules, {rules}{_remedy(first, second)}"
-    if second.class_names != first.class_names:
-        return "their classes differ in their names or in their order"
-    if not torch.equal(first_classes, second_classes):
-        return (
-            "different classes were measured; without labels, a probe measures the predicted "
-            "classes, so give it labels"
-        )
-    return None
-
-
-def _remedy(first: RunInfo, second: RunInfo) -> str:
-    """What to do if one of two runs was measured before there was a better way."""
-    if {first.reduce, second.reduce} != {"square", "joint"}:
-        return ""
-    return (
-        "; earlier versions measured squares by default, so record the good runs again and make a "
-        "new reference, or record this run with `AttentionCheck(…, reduce='square')`"
-    )
 
 
 def _refuse_copies(views: Tensor, sources: Sequence[Source]) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lightning_saliency.check.comparable import why_not_comparable
 from lightning_saliency.check.measures import SHARE, Quantity
 from lightning_saliency.check.moves import find_move
-from lightning_saliency.check.reference import why_not_comparable
 from lightning_saliency.errors import NotComparableError
 from lightning_saliency.functional.measures import at_one_size, moved_mass, spearman
 from lightning_saliency.functional.text import align, plain

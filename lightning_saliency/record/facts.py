@@ -32,7 +32,7 @@ class RunInfo:
         class_names: The name of each class; ``None`` if they have none.
         areas: For each region, the fraction of the images that it covers.
         rule: The rule of the gradient that is measured.
-        reduce: How the channels of that gradient are reduced to one.
+        reduce: How maps are made of that gradient; see :func:`maps.masses`.
         settings: How the run was observed.
         versions: The version of each package.
         commit: The commit of the repository that the run was started in, with ``-dirty`` if there
