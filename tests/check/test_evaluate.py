@@ -14,8 +14,9 @@ from records import info, observation
 from scipy import stats
 from torch import Tensor
 
-from lightning_saliency.check.bounds import DIRECTIONS
+from lightning_saliency.check.bounds import DIRECTIONS, moved_mass_bound
 from lightning_saliency.check.evaluate import Candidate, evaluate
+from lightning_saliency.check.moves import find_weights, left_out_moves
 from lightning_saliency.check.reference import GoodRun, Reference
 from lightning_saliency.check.requirements import DEFAULT, parse_all
 from lightning_saliency.check.verdict import Finding, Verdict
@@ -385,6 +386,24 @@ def test_a_class_that_moves_alone_is_a_warning_and_fails_if_warnings_do():
     assert verdict.warnings == (f"class cow moved 0.400 (bound {bound:.3f})",)
     strict = held(run, reference(even(*parts)), ["moved_mass <= 0.5"], strict=True)
     assert strict.outcome == "fail"
+
+
+def test_a_class_is_weighed_as_the_whole_run_is():
+    """In the cow, good runs agree four times as closely in the first view as in the second."""
+    parts = torch.tensor([[[0.4, 0.4], [0.45, 0.3]], [[0.5, 0.5]] * 2, [[0.6, 0.6], [0.55, 0.7]]])
+    images = torch.stack([parts[:, 0], parts[:, 0], parts[:, 0].flip(1), parts[:, 1]], dim=1)
+    views = torch.zeros(3, 4, 2, 8, 8, dtype=torch.float64)
+    views[..., 0, 0], views[..., 7, 7] = images, 1 - images
+    good = replace(reference(even(0.4, 0.5, 0.6)), views=views)
+    run = seen([0.5] * 4)
+    measured = replace(run.measured, views=views[1])
+    run = replace(run, observation=replace(run.observation, measured=measured))
+    (cow,) = (c for c in held(run, good).classes if c.name == "cow")
+    weights = find_weights(good.run_views())
+    left_out = left_out_moves(views[:, 3], weights)
+    assert cow.bound == pytest.approx(moved_mass_bound(left_out, 1 - 0.01 / 3))
+    own = left_out_moves(views[:, 3])
+    assert cow.bound != pytest.approx(moved_mass_bound(own, 1 - 0.01 / 3), rel=0.05)
 
 
 def test_classes_have_no_bound_with_fewer_than_three_good_runs():

@@ -14,13 +14,13 @@ from types import ModuleType
 import pytest
 import pytorch_lightning as pl
 import torch
+from commandline import run
 from matrix import Shapes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from training import quiet_trainer
 
 from lightning_saliency import AttentionCheck, ProbeBatch, Reference, SaliencyCallback
-from lightning_saliency.cli.commands import main
 from lightning_saliency.cli.imported import import_object
 from lightning_saliency.record.run import open_run
 
@@ -153,16 +153,6 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(place)
     return place
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """The exit code of a command, and what it printed."""
-    try:
-        code = main(arguments)
-    except SystemExit as left:
-        code = left.code
-    told = capsys.readouterr()
-    return code, told.out, told.err
 
 
 def checkpoints(name: str = "plain", epoch: int = 1) -> list[str]:

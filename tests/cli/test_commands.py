@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commandline import run
 from pages import Page
 from PIL import Image
 from records import IMAGES, RULE, info, observation, photos, record
@@ -44,16 +45,6 @@ def place(tmp_path, monkeypatch):
     record(Path("bad"), 9, on_mark=0.6, metrics={"val_acc": 0.99})
     Reference.from_runs([f"good_{seed}" for seed in range(3)], reason="first").save("ref")
     return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """The exit code of a command, and what it printed."""
-    try:
-        code = main(arguments)
-    except SystemExit as left:
-        code = left.code
-    told = capsys.readouterr()
-    return code, told.out, told.err
 
 
 # --- from the shell
