@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from weakref import WeakSet
 
-import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.heads import (
@@ -82,7 +81,7 @@ def check_graph(graph: Graph, rules: set[Rule]) -> None:
 def warn_of_doubts(
     model: nn.Module,
     coverage: Coverage,
-    attributions: Sequence[tuple[str, Tensor]],
+    finite: Sequence[tuple[str, Tensor]],
     warned: set[str] | None = None,
 ) -> None:
     """Warn of everything that makes the maps doubtful.
@@ -90,11 +89,11 @@ def warn_of_doubts(
     Args:
         model: The model that was explained.
         coverage: How its activations were treated.
-        attributions: Pairs of a rule and an attribution by it.
+        finite: Pairs of a rule and a bool tensor ``()``: whether the attributions by it are finite.
         warned: What was warned of already and is not repeated; what is warned of now is added. If
             it is ``None``, the warning filters decide: by default, once per message.
     """
-    for doubt in _find_doubts(model, coverage, attributions):
+    for doubt in _find_doubts(model, coverage, finite):
         if warned is None or doubt not in warned:
             warn(doubt)
         if warned is not None:
@@ -102,9 +101,9 @@ def warn_of_doubts(
 
 
 def _find_doubts(
-    model: nn.Module, coverage: Coverage, attributions: Sequence[tuple[str, Tensor]]
+    model: nn.Module, coverage: Coverage, finite: Sequence[tuple[str, Tensor]]
 ) -> Iterator[str]:
-    named = " and ".join(dict.fromkeys(rule for rule, _ in attributions if rule != "gradient"))
+    named = " and ".join(dict.fromkeys(rule for rule, _ in finite if rule != "gradient"))
     if named and coverage.hidden:
         yield (
             f"{coverage.followed} activation(s) follow {named}, but others may be hidden behind "
@@ -115,13 +114,13 @@ def _find_doubts(
             f"no rectifier lies between the images and the logits ({coverage}), so the map by "
             f"{named} is the plain gradient."
         )
-    broken = dict.fromkeys(r for r, a in attributions if not bool(torch.isfinite(a).all()))
+    broken = dict.fromkeys(rule for rule, all_finite in finite if not bool(all_finite))
     if broken:
         yield (
             f"the map by {' and '.join(broken)} contains NaN or infinite values. Has training "
             "diverged? Check the logits and the learning rate."
         )
-    if any(_uses_batch_statistics(m) for m in model.modules()):
+    if mixes_images(model):
         yield (
             "a batch norm without running statistics normalises over the batch even in eval mode, "
             "so the map of an image includes its effect on the others. Explain one image at a time."
@@ -190,8 +189,10 @@ def note_output(model: nn.Module, logits: Tensor, activation: Activation | None)
     warn(note)
 
 
-def _uses_batch_statistics(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+def mixes_images(model: nn.Module) -> bool:
+    """Whether a batch norm in ``model`` normalises over the batch even in eval mode."""
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(norm.running_mean is None for norm in norms)
 
 
 def warn(message: str) -> None:

@@ -2,13 +2,15 @@
 
 :func:`compute` does the work of :func:`explain` and of the callback. A backward pass starts from a
 tensor that is 1 at one class of each image (the seed), so that it explains one class for all images
-of a chunk at once.
+of a chunk at once. What it yields goes to reducers, one chunk and one column of classes at a time:
+:func:`explain` keeps it all, and the callback only what it shows and measures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from lightning_saliency.attribution.diagnostics import (
     warn_of_doubts,
 )
 from lightning_saliency.attribution.heads import Activation, is_multi_label
-from lightning_saliency.attribution.logits import Extras, Forward, fit_to_model, run_forward
+from lightning_saliency.attribution.logits import Extras, Forward, Pass, fit_to_model, run_forward
 from lightning_saliency.attribution.rules import RULES, Coverage, Graph, Rule
 from lightning_saliency.attribution.targets import Targets, as_columns, resolve_targets
 from lightning_saliency.errors import SaliencyError
@@ -34,7 +36,8 @@ class Attributions:
     """Attributions of a batch of images; index it with a rule to get the tensor of that rule.
 
     Attributes:
-        attributions: For each rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
+        attributions: For each rule, ``(N, K, C, H, W)``, signed, in logits per input unit; empty
+            if reducers took them.
         targets: ``(N, K)`` int64, the class that each attribution explains.
         logits: ``(N, num_classes)``, the model's output for the images, or the logits under the
             softmax or sigmoid that it ends in.
@@ -117,12 +120,46 @@ class Request:
                 raise ValueError(f"`rules` must be among {', '.join(RULES)}, got {rule!r}.")
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Images that pass through the model together.
+
+    Attributes:
+        rows: Which of all images they are.
+        count: The number of all images.
+        classes: ``(n, K)`` int64, the classes that are explained, one column per backward pass.
+        logits: ``(n, num_classes)``.
+    """
+
+    rows: slice
+    count: int
+    classes: Tensor
+    logits: Tensor
+
+
+class Reducer(Protocol):
+    """Keeps what is needed of each attribution, which is gone after the call."""
+
+    def begin(self, chunk: Chunk) -> None:
+        """Prepare for the attributions of ``chunk``.
+
+        A chunk may begin again with fewer images, if memory ran out.
+        """
+
+    def take(self, rule: Rule, column: int, attribution: Tensor) -> None:
+        """Take the attribution ``(n, C, H, W)`` of one column of the chunk's classes by ``rule``.
+
+        It is contiguous and must not be written to, because other reducers get it too.
+        """
+
+
 def compute(
     options: PassOptions,
     model: nn.Module,
     images: Tensor,
     requests: Sequence[Request],
     extras: Extras | None = None,
+    reducers: Sequence[Sequence[Reducer]] | None = None,
 ) -> list[Attributions]:
     """Compute the attributions for each of ``requests``, and warn of what makes them doubtful.
 
@@ -132,9 +169,11 @@ def compute(
         images: ``(N, C, H, W)``, floating point; they are moved to the model's device.
         requests: What to explain.
         extras: Further inputs of the model, one row per image.
+        reducers: For each request, who takes its attributions; ``None`` keeps them all. With
+            reducers, no more than the attributions of one chunk and one column exist at a time.
 
     Returns:
-        One item per request, in their order.
+        One item per request, in their order; without the attributions, if reducers took them.
 
     Raises:
         TypeError: ``model`` is not a module, or an argument has the wrong type.
@@ -150,32 +189,111 @@ def compute(
     check_extras({} if extras is None else extras, len(images))
     images = fit_to_model(model, images)
     extras = {name: rows.to(images.device) for name, rows in (extras or {}).items()}
-    wanted = [as_columns(request.targets, images) for request in requests]
+    jobs = _plan(options, images, requests, reducers)
     with undisturbed(model):
-        chunks = list(_in_chunks(options, model, images, extras, requests, wanted))
-    explained = [_join(parts) for parts in zip(*chunks, strict=True)]
-    attributions = [item for e in explained for item in e.attributions.items()]
-    warn_of_doubts(model, explained[0].coverage, attributions, options.warned)
+        chunks = list(_in_chunks(options, model, images, extras, jobs))
+    explained = [job.finish(parts) for job, *parts in zip(jobs, *chunks, strict=True)]
+    finite = [item for job in jobs for item in job.finite.items()]
+    warn_of_doubts(model, explained[0].coverage, finite, options.warned)
     note_output(model, explained[0].logits, explained[0].activation)
     return explained
 
 
-def _in_chunks(
+class _Everything:
+    """Keeps all attributions in full."""
+
+    def __init__(self) -> None:
+        self.attributions: dict[str, Tensor] = {}
+
+    def begin(self, chunk: Chunk) -> None:
+        self._chunk = chunk
+
+    def take(self, rule: Rule, column: int, attribution: Tensor) -> None:
+        if rule not in self.attributions:
+            shape = (self._chunk.count, self._chunk.classes.shape[1], *attribution.shape[1:])
+            self.attributions[rule] = attribution.new_empty(shape)
+        self.attributions[rule][self._chunk.rows, column] = attribution
+
+
+@dataclass(slots=True)
+class _Job:
+    """A request, and who takes the attributions.
+
+    Attributes:
+        request: What to explain.
+        targets: ``(N, K)``, as :func:`as_columns` returns them.
+        reducers: They take the attributions.
+        everything: The reducer among them that keeps all attributions, if there is one.
+        alone: See :class:`PassOptions`.
+        finite: For each rule, a bool tensor: whether all values were finite.
+        failure: The first error of a reducer, if the passes had to go on nonetheless.
+    """
+
+    request: Request
+    targets: Tensor | None
+    reducers: Sequence[Reducer]
+    everything: _Everything | None
+    alone: bool
+    finite: dict[Rule, Tensor] = field(default_factory=dict)
+    failure: Exception | None = None
+
+    def begin(self, chunk: Chunk) -> None:
+        for reducer in self.reducers:
+            reducer.begin(chunk)
+
+    def take(self, rule: Rule, column: int, attribution: Tensor) -> None:
+        """Hand an attribution to the reducers, and note whether it is finite."""
+        try:
+            # The extremes show it without another tensor of the attribution's size.
+            extremes = torch.stack((attribution.amax(), attribution.amin()))
+            finite = torch.isfinite(extremes).all()
+            self.finite[rule] = self.finite[rule] & finite if rule in self.finite else finite
+            for reducer in self.reducers:
+                reducer.take(rule, column, attribution)
+        except Exception as error:
+            # Other processes would wait for the passes that are still to come.
+            if self.alone:
+                raise
+            self.failure = self.failure or error
+
+    def finish(self, parts: Sequence[Attributions]) -> Attributions:
+        """Join what the chunks returned."""
+        if self.failure is not None:
+            raise self.failure
+        return Attributions(
+            {} if self.everything is None else self.everything.attributions,
+            torch.cat([p.targets for p in parts]),
+            torch.cat([p.logits for p in parts]),
+            parts[0].coverage,
+            parts[0].activation,
+        )
+
+
+def _plan(
     options: PassOptions,
-    model: nn.Module,
     images: Tensor,
-    extras: Extras,
     requests: Sequence[Request],
-    targets: Sequence[Tensor | None],
+    reducers: Sequence[Sequence[Reducer]] | None,
+) -> list[_Job]:
+    """Pair each request with its reducers."""
+    jobs = []
+    for index, request in enumerate(requests):
+        everything = _Everything() if reducers is None else None
+        takers = (everything,) if everything is not None else (reducers or ())[index]
+        targets = as_columns(request.targets, images)
+        jobs.append(_Job(request, targets, takers, everything, options.alone))
+    return jobs
+
+
+def _in_chunks(
+    options: PassOptions, model: nn.Module, images: Tensor, extras: Extras, jobs: Sequence[_Job]
 ) -> Iterator[list[Attributions]]:
     """Explain the images chunk by chunk; halve the chunks whenever memory runs out."""
     size, start = options.chunk_size or len(images), 0
     while start < len(images):
-        rows = slice(start, start + size)
         try:
-            chunk = [None if t is None else t[rows] for t in targets]
-            further = {name: extra[rows] for name, extra in extras.items()}
-            yield _explain_chunk(options, model, images[rows], further, requests, chunk)
+            rows = slice(start, min(start + size, len(images)))
+            yield _explain_chunk(options, model, images, extras, jobs, rows)
         except torch.OutOfMemoryError as error:
             if size == 1 or not options.alone:
                 raise SaliencyError(_out_of_memory(options, size)) from error
@@ -203,54 +321,45 @@ def _explain_chunk(
     model: nn.Module,
     images: Tensor,
     extras: Extras,
-    requests: Sequence[Request],
-    targets: Sequence[Tensor | None],
+    jobs: Sequence[_Job],
+    rows: slice,
 ) -> list[Attributions]:
-    """Run one forward pass, then the backward passes of each request."""
-    run = run_forward(options.forward, model, images, extras, options.classes)
+    """Run one forward pass of ``rows``, then the backward passes of each job."""
+    further = {name: extra[rows] for name, extra in extras.items()}
+    run = run_forward(options.forward, model, images[rows], further, options.classes)
     graph = Graph(run.output, run.leaf, run.head)
-    check_graph(graph, {rule for request in requests for rule in request.rules})
+    check_graph(graph, {rule for job in jobs for rule in job.request.rules})
     scales = _SEED_SCALES if options.alone and run.half else (1.0,)
     activation = None if run.head is None else run.head.activation
     explained = []
-    for request, asked in zip(requests, targets, strict=True):
-        classes = resolve_targets(asked, run.logits)
-        found = _attribute(graph, request.rules, run.leaf, run.output, classes, scales)
-        explained.append(Attributions(found, classes, run.logits, graph.coverage, activation))
+    for job in jobs:
+        classes = resolve_targets(None if job.targets is None else job.targets[rows], run.logits)
+        job.begin(Chunk(rows, len(images), classes, run.logits))
+        _attribute(graph, job, run, classes, scales)
+        explained.append(Attributions({}, classes, run.logits, graph.coverage, activation))
     return explained
 
 
 def _attribute(
-    graph: Graph,
-    rules: Sequence[Rule],
-    leaf: Tensor,
-    logits: Tensor,
-    classes: Tensor,
-    scales: tuple[float, ...],
-) -> dict[str, Tensor]:
+    graph: Graph, job: _Job, run: Pass, classes: Tensor, scales: tuple[float, ...]
+) -> None:
     """Run one backward pass per rule and column of ``classes``.
 
     Args:
         graph: The graph of the forward pass.
-        rules: The rules to follow.
-        leaf: ``(N, C, H, W)``, the images with respect to which gradients are taken.
-        logits: ``(N, num_classes)``.
-        classes: ``(N, K)`` int64.
+        job: It names the rules to follow and takes the attributions.
+        run: The forward pass.
+        classes: ``(n, K)`` int64.
         scales: The scales to try for the seed; see ``_SEED_SCALES``.
-
-    Returns:
-        For each rule, ``(N, K, C, H, W)``.
     """
-    shape = (len(leaf), classes.shape[1], *leaf.shape[1:])
-    attributions: dict[str, Tensor] = {}
-    for rule in rules:
-        attributions[rule] = leaf.new_empty(shape)
+    for rule in job.request.rules:
         with graph.following(rule):
             for column in range(classes.shape[1]):
-                seed = torch.zeros_like(logits).scatter_(1, classes[:, [column]], 1)
-                gradient = _input_gradient(logits, leaf, seed, scales)
-                attributions[rule][:, column] = gradient
-    return attributions
+                seed = torch.zeros_like(run.output).scatter_(1, classes[:, [column]], 1)
+                # The attribution gets no name here, which would keep it until the next is done.
+                job.take(
+                    rule, column, _input_gradient(run.output, run.leaf, seed, scales).contiguous()
+                )
 
 
 # Gradients in float16 vanish below 6e-8 and overflow above 65504. By every rule, multiplying the
@@ -269,16 +378,3 @@ def _input_gradient(
         if len(scales) == 1 or bool(torch.isfinite(gradient).all()):
             break
     return gradient / scale if scale != 1 else gradient
-
-
-def _join(parts: Sequence[Attributions]) -> Attributions:
-    """Concatenate the attributions of the chunks along the images."""
-    if len(parts) == 1:
-        return parts[0]
-    return Attributions(
-        {rule: torch.cat([p[rule] for p in parts]) for rule in parts[0].attributions},
-        torch.cat([p.targets for p in parts]),
-        torch.cat([p.logits for p in parts]),
-        parts[0].coverage,
-        parts[0].activation,
-    )

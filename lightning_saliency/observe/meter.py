@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.passes import Attributions, Request
+from lightning_saliency.attribution.passes import Attributions, Chunk, Request
 from lightning_saliency.attribution.rules import Rule
+from lightning_saliency.attribution.targets import STRONGEST
 from lightning_saliency.check.measures import GoodRuns, quantities
-from lightning_saliency.functional.maps import (
-    MassReduce,
-    exactly,
-    masses,
-    shrink,
-    strongest_channel,
-)
-from lightning_saliency.functional.measures import CELLS, moved_mass, profiles, share
+from lightning_saliency.functional.maps import MassReduce
+from lightning_saliency.functional.measures import moved_mass
 from lightning_saliency.functional.probabilities import gather_probabilities, probabilities
+from lightning_saliency.observe.reducers import MeasuredMaps, ShownMaps
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Measured, Snapshot
 
@@ -78,20 +74,60 @@ class Meter:
 
     def request(self, shard: Shard = whole) -> Request:
         """The classes and the rule to explain, for this process's shard of the images."""
+        return Request((self.rule,), self._targets(shard))
+
+    def _targets(self, shard: Shard = whole) -> Tensor:
+        """The class to explain per image, ``(N,)`` int64; -1 for the predicted one."""
         if self.classes is None or self.one_logit:  # A single logit is always the predicted one.
-            return Request((self.rule,), "predicted")
-        return Request((self.rule,), shard(self.classes))
+            return shard(torch.full((len(self.probe),), STRONGEST))
+        return shard(self.classes).long()
+
+    def is_shown(self, targets: Tensor | None, rules: Sequence[str]) -> bool:
+        """Return whether the attributions that are measured are among those that are shown.
+
+        All processes must agree on it, so it is answered for the whole probe and before any pass.
+
+        Args:
+            targets: ``(N, K)``, the classes that are shown; ``None`` for all.
+            rules: The rules that are shown.
+        """
+        if self.rule not in rules:
+            return False
+        if targets is None:
+            return True
+        # If a row of targets has a -1, which stands for the strongest class that it does not name,
+        # the predicted class is shown too: either it is named, or the first -1 stands for it.
+        return bool((targets == self._targets().to(targets)[:, None]).any(dim=1).all())
+
+    def reducer(self, shard: Shard = whole) -> MeasuredMaps:
+        """Build what takes the attributions of :meth:`request` and measures them."""
+        return MeasuredMaps(
+            shard(self.probe.images),
+            {name: shard(mask) for name, mask in self.probe.masks.items()},
+            self._targets(shard)[:, None],
+            rule=self.rule,
+            reduce=self.reduce,
+            size=self.size,
+        )
 
     def measure(self, explained: Attributions, shard: Shard = whole) -> Measured:
         """Measure the attributions that :meth:`request` asked for."""
-        attribution = explained[self.rule][:, 0]
-        maps = exactly(masses(attribution, shard(self.probe.images), self.reduce))
-        flat, views = maps.flatten(0, 1), maps.shape[:2]
-        classes = self._classes(explained, shard)
-        masks = {
-            name: shard(mask).to(maps.device).repeat_interleave(views[1], dim=0)
-            for name, mask in self.probe.masks.items()
-        }
+        taken, count = self.reducer(shard), len(explained.logits)
+        taken.begin(Chunk(slice(0, count), count, explained.targets, explained.logits))
+        taken.take(self.rule, 0, explained[self.rule][:, 0])
+        return self.collect(taken, explained, shard)
+
+    def collect(
+        self, taken: MeasuredMaps, explained: Attributions, shard: Shard = whole
+    ) -> Measured:
+        """Put together what a :meth:`reducer` has taken of all images.
+
+        Args:
+            taken: The reducer, after all passes.
+            explained: What the passes returned.
+            shard: Picks the rows of a tensor that this process computes.
+        """
+        classes = self._classes(taken.kept["classes"], shard)
         return Measured(
             classes=classes,
             probabilities=gather_probabilities(
@@ -99,14 +135,13 @@ class Meter:
                 classes,
                 multi_label=explained.multi_label(self.probe.multi_label),
             ).detach(),
-            maps=_join_maps(shrink(maps, self.size)),
-            views=profiles(flat).view(*views, CELLS, CELLS),
-            shares={n: share(flat, mask).view(views).mean(dim=1) for n, mask in masks.items()},
+            maps=taken.kept["maps"],
+            views=taken.kept["views"],
+            shares={n: taken.kept[f"share.{n}"].mean(dim=1) for n in self.probe.masks},
         )
 
-    def _classes(self, explained: Attributions, shard: Shard) -> Tensor:
-        """The measured class of each image, ``(N,)``."""
-        targets = explained.targets[:, 0]
+    def _classes(self, targets: Tensor, shard: Shard) -> Tensor:
+        """The measured class of each image, ``(N,)``, from the one that was explained."""
         if not self.one_logit or self.probe.multi_label:
             return targets
         if self.classes is None:
@@ -133,14 +168,6 @@ class Meter:
         return found | {n: moved_mass(now, then) for n, then in before.items() if then is not None}
 
 
-def _join_maps(maps: Tensor) -> Tensor:
-    """Join views ``(N, V, h, w)`` of equal weight to maps to be shown, divided by their peaks."""
-    tiny = torch.finfo(maps.dtype).tiny
-    parts = maps / maps.sum(dim=(-2, -1), keepdim=True).clamp(min=tiny)
-    joined = parts.mean(dim=1)
-    return (joined / joined.amax(dim=(1, 2), keepdim=True).clamp(min=tiny)).half()
-
-
 def measure_names(regions: Iterable[str]) -> list[str]:
     """The names of all measures of a probe with masks of ``regions``."""
     return [*(quantity.name for quantity in quantities(list(regions))), *DRIFTS]
@@ -148,30 +175,21 @@ def measure_names(regions: Iterable[str]) -> list[str]:
 
 def take_snapshot(
     explained: Attributions,
-    rules: Iterable[str],
+    shown: ShownMaps,
     *,
     step: int,
     caption: str,
-    size: int,
     multi_label: bool = False,
 ) -> Snapshot:
-    """Reduce attributions to maps that are small enough to keep.
+    """Put together the maps that are shown and the probabilities of their classes.
 
     Args:
-        explained: Attributions by all of ``rules``.
-        rules: In the order in which they are shown.
+        explained: What the passes returned.
+        shown: The maps of the attributions, after all passes.
         step: The step at which the pictures are logged.
         caption: The moment in words.
-        size: Most pixels per side of a map.
         multi_label: Whether an image may have several labels.
     """
-    maps, peaks = {}, {}
-    for rule in rules:
-        small = shrink(exactly(strongest_channel(explained[rule])), size)
-        peaks[rule] = small.abs().amax(dim=(-2, -1))
-        # The small gradients of a trained network would underflow in float16 without their peaks.
-        scale = peaks[rule].clamp(min=torch.finfo(small.dtype).tiny)[..., None, None]
-        maps[rule] = (small / scale).half()
     by_class = probabilities(explained.logits, multi_label=explained.multi_label(multi_label))
     return Snapshot(
         step=step,
@@ -179,6 +197,6 @@ def take_snapshot(
         targets=explained.targets,
         probabilities=by_class.gather(1, explained.targets),
         predicted=explained.logits.argmax(dim=1),
-        maps=maps,
-        peaks=peaks,
+        maps=shown.maps,
+        peaks=shown.peaks,
     )

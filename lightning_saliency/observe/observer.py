@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.diagnostics import mixes_images
 from lightning_saliency.attribution.logits import Extras
 from lightning_saliency.attribution.passes import PassOptions, Request, compute
 from lightning_saliency.attribution.rules import Rule
@@ -15,6 +16,7 @@ from lightning_saliency.check.verdict import Verdict
 from lightning_saliency.observe.meter import Meter, take_snapshot
 from lightning_saliency.observe.occlusion import confirmed, probabilities_without
 from lightning_saliency.observe.ranks import Ranks
+from lightning_saliency.observe.reducers import ShownMaps
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Measured, Observation, Snapshot
 
@@ -72,20 +74,22 @@ class Observer:
             Exception: Whatever failed in this process.
         """
         with self.ranks.synchronized("choosing what to explain"):
-            images, extras, requests = self._inputs()
+            images, extras, requests = self._inputs(model)
+            shown, taken = ShownMaps(self.size), self.meter.reducer(self.ranks.shard)
+        # Without a request of its own, what is measured is picked from what is shown.
+        reducers = ((shown, taken),) if len(requests) == 1 else ((shown,), (taken,))
         # Under a sharded strategy, all ranks take part in each pass. If one of them fails in the
         # middle of it, the others wait until their process group times out.
         with self.ranks.synchronized("explaining the probe"):
-            shown, judged = compute(self.options, model, images, requests, extras)
+            explained = compute(self.options, model, images, requests, extras, reducers)
             seen = take_snapshot(
+                explained[0],
                 shown,
-                self.rules,
                 step=step,
                 caption=caption,
-                size=self.size,
                 multi_label=self.probe.multi_label,
             )
-            read = self.meter.measure(judged, self.ranks.shard)
+            read = self.meter.collect(taken, explained[-1], self.ranks.shard)
         snapshot = seen.map_tensors(self._gathered).cpu()
         measured = read.map_tensors(lambda rows: self._gathered(rows).cpu())
         with self.ranks.synchronized("noting what was seen"):
@@ -101,12 +105,15 @@ class Observer:
             )
         return confirmed(verdict, measured, self._gathered(after))
 
-    def _inputs(self) -> tuple[Tensor, Extras, list[Request]]:
-        """This rank's images and extras, and a request for what is shown and one for the meter."""
+    def _inputs(self, model: nn.Module) -> tuple[Tensor, Extras, list[Request]]:
+        """This rank's images and extras, and requests for what is shown and what is measured."""
         shard = self.ranks.shard
         targets: Targets = "all" if self.targets is None else shard(self.targets)
         extras = {name: shard(rows) for name, rows in self.probe.extras.items()}
-        requests = [Request(self.rules, targets), self.meter.request(shard)]
+        requests = [Request(self.rules, targets)]
+        # If the model mixes images, an attribution depends on the classes of the other images.
+        if mixes_images(model) or not self.meter.is_shown(self.targets, self.rules):
+            requests.append(self.meter.request(shard))
         return shard(self.probe.images), extras, requests
 
     def _gathered(self, rows: Tensor) -> Tensor:

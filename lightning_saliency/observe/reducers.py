@@ -1,0 +1,158 @@
+"""Reduce attributions to what an observation keeps, while they are computed.
+
+An attribution has the size of the images, and there is one per image, class and rule. Each is
+reduced as soon as its backward pass is done, so that memory holds those of one chunk and one column
+of classes, and maps at the size at which they are shown. The maps are reduced a few images at a
+time, which bounds what the reduction itself needs. With N images of C × H × W, K classes, R rules
+that are shown, chunks of n images, and maps of h × w, an observation needs at most this many bytes
+in addition to its passes, if the images are in single precision:
+
+    N·h·w·2·(R·K + 1) + n·C·H·W·4 + 16·(C + 2)·max(2·H·W, 2^18/C)
+
+These are the maps, the attribution of one chunk and one column, and the reduction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.attribution.passes import Chunk
+from lightning_saliency.attribution.rules import Rule
+from lightning_saliency.attribution.targets import resolve_targets
+from lightning_saliency.functional.maps import (
+    MassReduce,
+    exactly,
+    masses,
+    shrink,
+    strongest_channel,
+)
+from lightning_saliency.functional.measures import CELLS, profiles, share
+
+_AT_ONCE = 2**18  # the most numbers of an attribution that are reduced together, or one image
+
+
+def _images_at_once(attribution: Tensor) -> int:
+    return max(1, _AT_ONCE // attribution[0].numel())
+
+
+class ShownMaps:
+    """Maps of all classes, small enough to keep: the strongest channel, divided by its peak.
+
+    Args:
+        size: Most pixels per side of a map.
+
+    Attributes:
+        maps: For each rule, ``(N, K, h, w)`` float16; see :class:`Snapshot`.
+        peaks: For each rule, ``(N, K)``.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.maps: dict[str, Tensor] = {}
+        self.peaks: dict[str, Tensor] = {}
+
+    def begin(self, chunk: Chunk) -> None:
+        """Take the attributions of ``chunk`` next."""
+        self._chunk = chunk
+
+    def take(self, rule: Rule, column: int, attribution: Tensor) -> None:
+        """Keep the maps of one class per image."""
+        first, size = self._chunk.rows.start, _images_at_once(attribution)
+        for start in range(0, len(attribution), size):
+            part = attribution[start : start + size]
+            small = shrink(exactly(strongest_channel(part)), self._size)
+            peaks = small.abs().amax(dim=(-2, -1))
+            # The small gradients of a trained network would underflow in float16 without their
+            # peaks.
+            scale = peaks.clamp(min=torch.finfo(small.dtype).tiny)[:, None, None]
+            if rule not in self.maps:
+                # One allocation for all chunks: joining theirs would need as much memory again.
+                shape = (self._chunk.count, self._chunk.classes.shape[1])
+                self.peaks[rule] = small.new_empty(shape)
+                self.maps[rule] = small.new_empty(*shape, *small.shape[1:], dtype=torch.float16)
+            rows = slice(first + start, first + start + len(part))
+            self.peaks[rule][rows, column] = peaks
+            self.maps[rule][rows, column] = small / scale
+
+
+class MeasuredMaps:
+    """Where the attribution of one class per image lies.
+
+    That class is looked for among those of each chunk, so that passes for all classes need not be
+    repeated for the one that is measured.
+
+    Args:
+        images: ``(N, C, H, W)``, the images that are explained.
+        masks: For each region, ``(N, H, W)`` bool.
+        targets: ``(N, 1)`` int64, the class of each image; see :func:`as_columns`.
+        rule: The rule to measure.
+        reduce: How maps are made of attributions; see :func:`maps.masses`.
+        size: Most pixels per side of the maps that are kept.
+
+    Attributes:
+        kept: ``"classes"``, ``(N,)`` int64; ``"maps"``, ``(N, h, w)`` float16, divided by their
+            peaks; ``"views"``, ``(N, V, 8, 8)`` float64, see :class:`Measured`; and for each
+            region ``"share.<region>"``, ``(N, V)`` float64.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        masks: Mapping[str, Tensor],
+        targets: Tensor,
+        *,
+        rule: Rule,
+        reduce: MassReduce,
+        size: int,
+    ) -> None:
+        self._images, self._masks, self._targets = images, masks, targets
+        self._rule, self._reduce, self._size = rule, reduce, size
+        self.kept: dict[str, Tensor] = {}
+
+    def begin(self, chunk: Chunk) -> None:
+        """Find the measured class of each image among the classes of ``chunk``."""
+        self._chunk = chunk
+        wanted = resolve_targets(self._targets[chunk.rows], chunk.logits)
+        self._keep("classes", range(*chunk.rows.indices(chunk.count)), wanted[:, 0])
+        self._columns = (chunk.classes == wanted).int().argmax(dim=1).tolist()
+
+    def take(self, rule: Rule, column: int, attribution: Tensor) -> None:
+        """Measure the images of the chunk whose measured class is in ``column``."""
+        if rule != self._rule:
+            return
+        picked = [row for row, each in enumerate(self._columns) if each == column]
+        size = _images_at_once(attribution)
+        for start in range(0, len(picked), size):
+            self._measure(attribution, picked[start : start + size])
+
+    def _measure(self, attribution: Tensor, picked: Sequence[int]) -> None:
+        """Measure some images of the chunk."""
+        first, single = self._chunk.rows.start, attribution.shape[1] == 1 or self._reduce != "joint"
+        if single and len(picked) == 1 < self._chunk.count:
+            # Torch divides the sum over a single map among threads, and rounds it differently than
+            # that over each of several. A copy makes the results independent of the chunks.
+            picked = [*picked, *picked]
+        rows = [first + row for row in picked]
+        maps = exactly(masses(attribution[picked], self._images[rows], self._reduce))
+        self._keep("maps", rows, _join_views(shrink(maps, self._size)))
+        flat, views = maps.flatten(0, 1), maps.shape[:2]
+        self._keep("views", rows, profiles(flat).view(*views, CELLS, CELLS))
+        for name, mask in self._masks.items():
+            inside = mask[rows].to(maps.device).repeat_interleave(views[1], dim=0)
+            self._keep(f"share.{name}", rows, share(flat, inside).view(views))
+
+    def _keep(self, name: str, rows: Sequence[int], values: Tensor) -> None:
+        if name not in self.kept:
+            self.kept[name] = values.new_empty(self._chunk.count, *values.shape[1:])
+        self.kept[name][list(rows)] = values
+
+
+def _join_views(maps: Tensor) -> Tensor:
+    """Join views ``(N, V, h, w)`` of equal weight to maps to be shown, divided by their peaks."""
+    tiny = torch.finfo(maps.dtype).tiny
+    parts = maps / maps.sum(dim=(-2, -1), keepdim=True).clamp(min=tiny)
+    joined = parts.mean(dim=1)
+    return (joined / joined.amax(dim=(1, 2), keepdim=True).clamp(min=tiny)).half()
