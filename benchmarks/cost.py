@@ -25,7 +25,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch, explain
-from lightning_saliency.attribution.passes import compute
+from lightning_saliency.attribution.passes import Chunk, compute
 from lightning_saliency.callback.build import build_observer, build_publisher
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.callback.options import Options
@@ -36,6 +36,7 @@ from lightning_saliency.observe.meter import take_snapshot
 from lightning_saliency.observe.observer import Observer
 from lightning_saliency.observe.provenance import run_info
 from lightning_saliency.observe.ranks import Ranks
+from lightning_saliency.observe.reducers import ShownMaps
 from lightning_saliency.record.observation import Observation, Snapshot
 
 MODELS = {"resnet18": (8, 64, 10), "mobilenet_v2": (8, 64, 5), "densenet121": (4, 64, 5)}
@@ -115,7 +116,7 @@ def cost_of_observing(folder: Path, rounds: int) -> None:
     begun = time.perf_counter() - start
     seen = observe(observer, publisher, history, model)
     label = explain(model, probe.images, probe.labels, rules=("gradient",))
-    images, _, requests = observer._inputs()
+    images, _, requests = observer._inputs(model)
     steps = itertools.count(10**6)  # the record's own steps are below these
     seconds = interleaved(
         {
@@ -145,7 +146,11 @@ def cost_of_pictures(rounds: int) -> None:
     renderer = MosaicRenderer(probe, style="signed", scale="map", size=96)
 
     def shrink() -> Snapshot:
-        return take_snapshot(explanation, ("guided_backprop",), step=0, caption="epoch 0", size=96)
+        shown = ShownMaps(96)
+        shown.begin(Chunk(slice(0, 1), 1, explanation.targets, explanation.logits))
+        for column, attribution in enumerate(explanation["guided_backprop"].unbind(dim=1)):
+            shown.take("guided_backprop", column, attribution)
+        return take_snapshot(explanation, shown, step=0, caption="epoch 0")
 
     snapshot = shrink()
     picture = renderer.mosaic(snapshot, 0)

@@ -2,14 +2,17 @@
 
 An attribution has the size of the images, and there is one per image, class and rule. Each is
 reduced as soon as its backward pass is done, so that memory holds those of one chunk and one column
-of classes, and maps at the size at which they are shown. The maps are reduced a few images at a
-time, which bounds what the reduction itself needs. With N images of C × H × W, K classes, R rules
-that are shown, chunks of n images, and maps of h × w, an observation needs at most this many bytes
-in addition to its passes, if the images are in single precision:
+of classes, and maps at the size at which they are shown. The maps are made of a few images at a
+time, which bounds what the reduction itself needs.
 
-    N·h·w·2·(R·K + 1) + n·C·H·W·4 + 16·(C + 2)·max(2·H·W, 2^18/C)
+With N images of C × H × W in single precision, K classes, R rules that are shown, n images in a
+chunk and maps of h × w, an observation holds at most this many bytes in addition to its passes:
 
-These are the maps, the attribution of one chunk and one column, and the reduction.
+    N·(2·h·w·(R·K + 1) + 1024)              the maps that are kept, and their profiles
+    + 4·n·C·H·W                             one attribution of one chunk
+    + 16·(C + 2)·max(2·H·W, B/C)            its reduction; B is 2^16 on a CPU, 2^20 elsewhere
+
+Of several processes, each holds this for its share of the images until the maps are gathered.
 """
 
 from __future__ import annotations
@@ -31,11 +34,13 @@ from lightning_saliency.functional.maps import (
 )
 from lightning_saliency.functional.measures import CELLS, profiles, share
 
-_AT_ONCE = 2**18  # the most numbers of an attribution that are reduced together, or one image
-
 
 def _images_at_once(attribution: Tensor) -> int:
-    return max(1, _AT_ONCE // attribution[0].numel())
+    """The number of images to reduce together: enough to keep the device busy."""
+    # These are the B of the bound above. Small steps fit in a processor's cache, but an accelerator
+    # spends more time on starting them than on the work itself.
+    numbers = 2**16 if attribution.device.type == "cpu" else 2**20
+    return max(1, numbers // attribution[0].numel())
 
 
 class ShownMaps:
