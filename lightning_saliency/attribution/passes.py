@@ -238,6 +238,7 @@ class _Job:
     failure: Exception | None = None
 
     def begin(self, chunk: Chunk) -> None:
+        """Announce ``chunk`` to the reducers."""
         for reducer in self.reducers:
             reducer.begin(chunk)
 
@@ -251,7 +252,7 @@ class _Job:
             for reducer in self.reducers:
                 reducer.take(rule, column, attribution)
         except Exception as error:
-            # Other processes would wait for the passes that are still to come.
+            # If other processes take part in the passes, they would wait for those still to come.
             if self.alone:
                 raise
             self.failure = self.failure or error

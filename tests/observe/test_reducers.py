@@ -209,7 +209,7 @@ def test_the_label_s_gradient_is_not_computed_twice(rules, targets, expected, mo
     assert torch.equal(found.shares["left"], alone.shares["left"])
 
 
-def test_without_labels_the_predicted_class_is_picked_from_those_that_are_shown(monkeypatch):
+def test_without_labels_the_predicted_class_is_picked_from_those_that_are_shown():
     images, model = ProbeBatch(probe(4, 32).images), network()
     top = torch.full((4, 3), -1)
     found = observer(images, rules=("gradient",), targets=top).observe(model, "", 0)
