@@ -40,8 +40,8 @@ def build(count: int, classes: int, side: int, chunk: int) -> tuple[Observer, nn
         torch.arange(count) % classes,
         class_names=[str(index) for index in range(classes)],
     )
-    layers = (nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU())
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, classes))
+    layers = (nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, classes))
     options, meter = PassOptions(call_plainly, chunk), Meter.for_probe(probe, SIZE)
     return Observer(probe, None, ("guided_backprop",), SIZE, options, meter), model
 

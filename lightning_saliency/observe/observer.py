@@ -78,8 +78,9 @@ class Observer:
             shown, taken = ShownMaps(self.size), self.meter.reducer(self.ranks.shard)
         # Without a request of its own, what is measured is picked from what is shown.
         reducers = ((shown, taken),) if len(requests) == 1 else ((shown,), (taken,))
-        # Under a sharded strategy, all ranks take part in each pass. If one of them fails in the
-        # middle of it, the others wait until their process group times out.
+        # Under a sharded strategy, all ranks take part in each pass. If the model fails on one of
+        # them, the others wait until their process group times out. If a reducer fails, the passes
+        # still go on to their end.
         with self.ranks.synchronized("explaining the probe"):
             explained = compute(self.options, model, images, requests, extras, reducers)
             seen = take_snapshot(

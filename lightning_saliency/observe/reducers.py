@@ -118,11 +118,21 @@ class MeasuredMaps:
         self.kept: dict[str, Tensor] = {}
 
     def begin(self, chunk: Chunk) -> None:
-        """Find the measured class of each image among the classes of ``chunk``."""
+        """Find the measured class of each image among the classes of ``chunk``.
+
+        Raises:
+            ValueError: It is not among them.
+        """
         self._chunk = chunk
         wanted = resolve_targets(self._targets[chunk.rows], chunk.logits)
         self._keep("classes", range(*chunk.rows.indices(chunk.count)), wanted[:, 0])
-        self._columns = (chunk.classes == wanted).int().argmax(dim=1).tolist()
+        matches = chunk.classes == wanted
+        if not bool(matches.any(dim=1).all()):
+            raise ValueError(
+                "the class to measure is not among the classes that are explained, for at least "
+                "one image; explain those that `Meter.request` names."
+            )
+        self._columns = matches.int().argmax(dim=1).tolist()
 
     def take(self, rule: Rule, column: int, attribution: Tensor) -> None:
         """Measure the images of the chunk whose measured class is in ``column``."""

@@ -218,6 +218,13 @@ def test_without_labels_the_predicted_class_is_picked_from_those_that_are_shown(
     assert torch.equal(found.measured.views, alone.measured.views)
 
 
+def test_a_class_that_is_not_explained_is_not_measured_by_another_one_s_map():
+    images = probe(4, 32)
+    other = explain(network(), images.images, images.labels + 1, rules=("gradient",))
+    with pytest.raises(ValueError, match="class to measure is not among the classes that are expl"):
+        Meter.for_probe(images, 16).measure(other)
+
+
 @pytest.mark.filterwarnings("ignore:a batch norm without running statistics")
 def test_a_model_that_mixes_images_has_the_label_s_pass_to_itself():
     """There, the attribution of an image depends on the classes of the other images."""
