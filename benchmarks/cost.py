@@ -91,8 +91,9 @@ def observe(
     step = history.next_step(0)
     profiles = {"first": history.first_profile, "previous": history.last_profile}
     observation = observer.observe(model, "", step, **profiles)
-    history.add(observation, publisher.scalars(observation.measures))
     publisher.publish(observation)
+    scalars = publisher.scalars(observation.measures)
+    history.add(observation, scalars, publisher.find_record(step))
     return observation
 
 

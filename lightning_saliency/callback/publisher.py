@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_saliency.callback.failures import warn
+from lightning_saliency.callback.filmstrips import read_strips
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.check.attention import AttentionCheck
 from lightning_saliency.check.difference import draw
@@ -14,7 +15,7 @@ from lightning_saliency.check.report import as_json
 from lightning_saliency.check.verdict import Verdict
 from lightning_saliency.draw.mosaics import MosaicRenderer
 from lightning_saliency.errors import SaliencyError
-from lightning_saliency.observe.history import Frames
+from lightning_saliency.observe.history import History
 from lightning_saliency.observe.meter import measure_names
 from lightning_saliency.observe.ranks import Ranks
 from lightning_saliency.probe.batch import ProbeBatch
@@ -89,6 +90,15 @@ class Publisher:
                 self._log_mosaics(self.log, observation)
                 self.log.add_scalars(self.scalars(observation.measures), observation.step)
 
+    def find_record(self, step: int) -> Place | None:
+        """Find the folder in which the observation at ``step`` was just recorded, if it was.
+
+        A rank that does not write cannot know whether the first one could.
+        """
+        if self.ranks.rank == 0 and (self.writer is None or self.writer.written != step):
+            return None
+        return self.recorded_at
+
     def note_metrics(self, step: int, metrics: Numbers) -> None:
         """Record what the run has logged by the observation at ``step``."""
         with self.ranks.synchronized("recording the metrics"):
@@ -115,13 +125,12 @@ class Publisher:
         """The tag of the pictures of verdicts."""
         return f"{self.tag}_attention/difference"
 
-    def publish_filmstrips(self, frames: Frames) -> None:
+    def publish_filmstrips(self, history: History) -> None:
         """Log one film strip per image."""
         with self.ranks.synchronized("drawing the film strips"):
-            snapshots = frames.spread()
-            if self.log is None or not snapshots:
+            if self.log is None:
                 return
-            for image in range(len(self.probe)):
+            for image, snapshots in read_strips(history, len(self.probe)):
                 picture = self.renderer.filmstrip(snapshots, image)
                 tag = f"{filmstrip_tag(self.tag)}/{self.probe.image_name(image)}"
                 self.log.add(tag, picture, snapshots[-1].step)

@@ -12,6 +12,7 @@ from lightning_saliency.callback.build import build_observer, build_publisher
 from lightning_saliency.callback.checking import Checking
 from lightning_saliency.callback.default_probe import choose_probe
 from lightning_saliency.callback.failures import Tolerance, in_turn, warn
+from lightning_saliency.callback.filmstrips import find_other_places, find_parts
 from lightning_saliency.callback.options import Options
 from lightning_saliency.callback.publisher import Publisher
 from lightning_saliency.callback.schedule import Schedule, check_schedulers
@@ -79,6 +80,7 @@ class Session:
         self._concluded = False
         self._past: int | None = None  # the last step of the run that is resumed
         self._info: RunInfo | None = None
+        self._encoded: tuple[ProbeBatch, dict[str, Any]] | None = None  # for checkpoints
         self._forget()
 
     def _forget(self) -> None:
@@ -91,7 +93,7 @@ class Session:
     def __getstate__(self) -> dict[str, Any]:
         """What tuners and spawned processes copy: nothing that belongs to a trainer."""
         live = ("_trainer", "_trained", "_observer", "_publisher", "_checking", "_observation")
-        return {**self.__dict__, **dict.fromkeys((*live, "_weights"))}
+        return {**self.__dict__, **dict.fromkeys((*live, "_weights", "_encoded"))}
 
     def belongs_to(self, trainer: Trainer) -> bool:
         """Whether this is a run of ``trainer``."""
@@ -214,11 +216,19 @@ class Session:
     def state_dict(self) -> dict[str, Any]:
         """The probe and what was seen of it so far; tensors and primitives only."""
         known = {
-            "probe": None if self.probe is None else self.probe.state(),
+            "probe": self._probe_state(),
             "shown": self._options.display_key,
             "gate": None if self._gate is None else self._gate.state_dict(),
         }
         return {**known, **self.history.state()}
+
+    def _probe_state(self) -> dict[str, Any] | None:
+        """The probe as checkpoints hold it, encoded once."""
+        if self.probe is None:
+            return None
+        if self._encoded is None or self._encoded[0] is not self.probe:
+            self._encoded = self.probe, self.probe.compact_state()
+        return self._encoded[1]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the run that is resumed left off, with its probe."""
@@ -328,7 +338,7 @@ class Session:
         self._observation = self._weights = None
         with self.tolerance("observing the model", caption):
             if self._info is None:
-                self._info = self._begin_record(observer, publisher)
+                self._info = self._begin_record(trainer, observer, publisher)
             step = self.history.next_step(step)
             observation = observer.observe(
                 callable_model(trainer, pl_module),
@@ -343,17 +353,25 @@ class Session:
             if unless is not None and observation.shows_same_as(unless):
                 self._observation = unless
                 return
-            self.history.add(observation, publisher.scalars(observation.measures))
             self._observation = observation
-            publisher.publish(observation)
+            try:
+                publisher.publish(observation)
+            finally:
+                # What was seen is seen, even if it could not be recorded or logged.
+                scalars = publisher.scalars(observation.measures)
+                self.history.add(observation, scalars, publisher.find_record(step))
 
-    def _begin_record(self, observer: Observer, publisher: Publisher) -> RunInfo:
-        with observer.ranks.synchronized("beginning the record"):
+    def _begin_record(self, trainer: Trainer, observer: Observer, publisher: Publisher) -> RunInfo:
+        ranks = observer.ranks
+        with ranks.synchronized("beginning the record"):
             settings = {**self._options.metadata, **self._schedule.metadata}
             info = run_info(self._options.name, observer.meter, settings)
+            if self.tolerance.stage == "fit" and ranks.rank == 0:
+                places = find_other_places(trainer, publisher.recorded_at)
+                self.history.parts = find_parts(self.history.parts, places, info)
             last = publisher.begin(info, after=self._past)
         # A step of the record's past would overwrite it.
-        self.history.last_step = max(self.history.last_step, observer.ranks.broadcast(last))
+        self.history.last_step = max(self.history.last_step, ranks.broadcast(last))
         return info
 
     def _observe_last(self, trainer: Trainer, pl_module: Any) -> None:
@@ -402,7 +420,7 @@ class Session:
 
     def _draw_filmstrips(self, trainer: Trainer, publisher: Publisher) -> None:
         with self.tolerance("drawing the film strips"):
-            publisher.publish_filmstrips(self.history.frames)
+            publisher.publish_filmstrips(self.history)
             if publisher.files_at is not None:
                 where = f"the maps are PNG files in {publisher.files_at}"
                 inform(trainer, f"No logger of this trainer takes pictures: {where}")

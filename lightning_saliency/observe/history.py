@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lightning_saliency.draw.mosaics import FILMSTRIP_COLUMNS
+from lightning_saliency.probe.state import hash_tensors
 from lightning_saliency.record.observation import Observation, Snapshot
+from lightning_saliency.storage.places import Place
+
+_MOST_PARTS = 2 * FILMSTRIP_COLUMNS  # of one run; a checkpoint must not grow with resumptions
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a part of a run is recorded: a run that is resumed elsewhere has several parts.
+
+    Attributes:
+        folder: The folder of the record, an absolute path or a URL.
+        first: The step of the first observation of this part.
+        last: The step of the last one. The folder may hold later ones, of another branch.
+        digest: Of what was measured at ``last``, by which the record is known again.
+    """
+
+    folder: str
+    first: int
+    last: int
+    digest: str
+
+
+def digest_observation(observation: Observation) -> str:
+    """Compute 16 hexadecimal digits from what was measured, the same for a copy from a file."""
+    return hash_tensors({"views": observation.measured.views})[:16]
 
 
 class Frames:
-    """The snapshots of a run, thinned out evenly once there are many."""
+    """Snapshots that no record holds, thinned out evenly once there are many."""
 
     def __init__(self, frames: int = FILMSTRIP_COLUMNS) -> None:
         self._frames = frames
@@ -82,7 +109,8 @@ class History:
         last_scalars: The scalars of the last observation, for monitors that have yet to read them.
         first_profile: The profile of the first observation, ``(8, 8)``: where its gradient lay.
         last_profile: The profile of the last one, ``(8, 8)``.
-        frames: What the film strips will show.
+        frames: What the film strips will show of observations that are not recorded.
+        parts: Where the other observations are recorded, in the order of their steps.
     """
 
     last_step: int = -1
@@ -91,6 +119,7 @@ class History:
     first_profile: Tensor | None = None
     last_profile: Tensor | None = None
     frames: Frames = field(default_factory=Frames)
+    parts: list[Part] = field(default_factory=list)
 
     def next_step(self, step: int) -> int:
         """Begin an observation at ``step``, or one after the last: equal steps hide pictures."""
@@ -98,12 +127,35 @@ class History:
         self.last_step = max(step, self.last_step + 1)
         return self.last_step
 
-    def add(self, observation: Observation, scalars: Mapping[str, float]) -> None:
-        """Keep the snapshot and the profile of ``observation``, and what is logged of it."""
+    def add(
+        self,
+        observation: Observation,
+        scalars: Mapping[str, float],
+        recorded_at: Place | None = None,
+    ) -> None:
+        """Keep what must be known of ``observation``.
+
+        Args:
+            observation: The observation.
+            scalars: What is logged of it.
+            recorded_at: The folder that it was recorded in. If it was not, its snapshot is kept.
+        """
         profile = observation.measured.mean_profile()
-        self.frames.add(observation.snapshot)
+        if recorded_at is None:
+            self.frames.add(observation.snapshot)
+        else:
+            self._extend(observation, recorded_at)
         self.first_profile = profile if self.first_profile is None else self.first_profile
         self.last_profile, self.last_scalars = profile, dict(scalars)
+
+    def _extend(self, observation: Observation, recorded_at: Place) -> None:
+        local = isinstance(recorded_at, Path)
+        folder = str(recorded_at.absolute() if local else recorded_at)
+        step, digest = observation.step, digest_observation(observation)
+        if self.parts and self.parts[-1].folder == folder:
+            self.parts[-1] = replace(self.parts[-1], last=step, digest=digest)
+        else:
+            self.parts = spread([*self.parts, Part(folder, step, step, digest)], _MOST_PARTS)
 
     def reset(self) -> History:
         """Return an empty history that still knows which steps are taken."""
@@ -118,6 +170,7 @@ class History:
             "first_profile": self.first_profile,
             "last_profile": self.last_profile,
             "history": self.frames.state(),
+            "recorded": [asdict(part) for part in self.parts],
         }
 
     @classmethod
@@ -135,4 +188,6 @@ class History:
             first_profile=state["first_profile"],
             last_profile=state["last_profile"],
             frames=Frames.from_state(state["history"], rule),
+            # Version 0.1 kept all that film strips show.
+            parts=[Part(**part) for part in state.get("recorded", ())],
         )

@@ -23,8 +23,10 @@ from lightning_saliency.probe.reading import Reader, warn_of_many
 from lightning_saliency.probe.state import (
     hash_tensors,
     pack,
+    pack_compactly,
     read_state,
     unpack,
+    unpack_compactly,
     unreadable_explained,
     write_state,
 )
@@ -439,7 +441,15 @@ class ProbeBatch:
         """The probe as tensors and primitives, for checkpoints loaded with ``weights_only``."""
         return pack(self)
 
+    def compact_state(self) -> dict[str, Any]:
+        """The same as :meth:`state`, in the smallest form that gives the same probe bit for bit."""
+        return pack_compactly(self)
+
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ProbeBatch:
-        """Rebuild a probe from its :meth:`state`."""
-        return cls(**unpack(state))
+        """Rebuild a probe from its :meth:`state` or its :meth:`compact_state`.
+
+        Raises:
+            ValueError: The images are not those that were stored.
+        """
+        return cls(**unpack(unpack_compactly(state) if "compact" in state else state))

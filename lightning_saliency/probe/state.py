@@ -11,6 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_saliency.probe.compact import (
+    compact_images,
+    compact_mask,
+    restore_images,
+    restore_mask,
+)
 from lightning_saliency.storage.files import (
     MAX_JSON,
     MAX_TENSORS,
@@ -55,6 +61,30 @@ def unpack(state: Mapping[str, Any]) -> dict[str, Any]:
         "extras": {name.removeprefix(_EXTRA): rows for name, rows in extras.items()},
         **{key: state[key] for key in _METADATA},
     }
+
+
+def pack_compactly(probe: Any) -> dict[str, Any]:
+    """Return the same as :func:`pack`, for a checkpoint: small, and with the fingerprint."""
+    state = pack(probe)
+    tensors = dict(state["tensors"])
+    images = compact_images(tensors.pop("images"))
+    masks = {name: compact_mask(tensors.pop(_MASK + name)) for name in probe.masks}
+    compact = {"images": images, "masks": masks, "fingerprint": probe.fingerprint}
+    return {**state, "tensors": tensors, "compact": compact}
+
+
+def unpack_compactly(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`unpack` takes, given the result of :func:`pack_compactly`.
+
+    Raises:
+        ValueError: The tensors are not those of the fingerprint.
+    """
+    compact = state["compact"]
+    tensors = {"images": restore_images(compact["images"]), **state["tensors"]}
+    tensors |= {_MASK + name: restore_mask(mask) for name, mask in compact["masks"].items()}
+    if hash_tensors(tensors) != compact["fingerprint"]:
+        raise ValueError("its images are not those of its fingerprint")
+    return {**state, "tensors": tensors}
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -37,7 +37,7 @@ class Snapshot:
         targets: ``(N, K)`` int64, the class of each map.
         probabilities: ``(N, K)``, the probability of each target.
         predicted: ``(N,)`` int64, the class with the largest logit; ``None`` for a snapshot read
-            from a record, which does not hold it.
+            from a record of version 0.1, which does not hold it.
         maps: For each rule, ``(N, K, h, w)`` float16, signed. Each map is divided by its own peak,
             so that it lies in [-1, 1]; it is all NaN if it had values that were not finite.
         peaks: For each rule, ``(N, K)``, the largest magnitude of each map, in logits per input
@@ -71,6 +71,10 @@ class Snapshot:
     def cpu(self) -> Snapshot:
         """A copy in main memory."""
         return self.map_tensors(lambda tensor: tensor.detach().cpu())
+
+    def only(self, image: int) -> Snapshot:
+        """A copy that shows ``image`` in all places, and takes the memory of a single one."""
+        return self.map_tensors(lambda all_: all_[image : image + 1].clone().expand_as(all_))
 
     def state(self) -> dict[str, Any]:
         """The snapshot as tensors and primitives, with maps in 8 bits, the depth of the colours."""
@@ -184,6 +188,7 @@ class Observation:
 
 # The names of the tensors in a file. The maps of each rule after the first are `maps.<rule>`.
 _SHOWN = ("targets", "probabilities")
+_PREDICTED = "predicted"  # absent from files of version 0.1
 _MEASURED = {
     "classes": "measured.classes",
     "probabilities": "measured.chances",  # the name in version 0.1, whose files stay readable
@@ -228,6 +233,8 @@ def encode_observation(observation: Observation) -> bytes:
     tensors = {"targets": snapshot.targets, "probabilities": snapshot.probabilities.float()}
     for each, (maps, peaks) in _tensor_names(snapshot.rules).items():
         tensors |= {maps: to_8_bits(snapshot.maps[each]), peaks: snapshot.peaks[each].float()}
+    if snapshot.predicted is not None:
+        tensors[_PREDICTED] = snapshot.predicted
     tensors |= {name: getattr(measured, attribute) for attribute, name in _MEASURED.items()}
     one = measured.views.shape[1] == 1
     tensors |= {_PROFILES: measured.views[:, 0]} if one else {_VIEWS: measured.views}
@@ -253,7 +260,7 @@ def read_observation(path: Place) -> Observation:
     snapshot = Snapshot(
         step=header.step,
         caption=header.caption,
-        predicted=None,
+        predicted=tensors.get(_PREDICTED),
         maps={
             rule: tensors[maps] if schema == 1 else from_8_bits(tensors[maps])
             for rule, (maps, _) in rules.items()
@@ -284,6 +291,8 @@ def _check_tensors(
     peaks = dict.fromkeys((peaks for _, peaks in rules.values()), _PEAKS)
     views = _VIEWS if _VIEWS in tensors else _PROFILES
     shapes = {**_SHAPES, views: _PROFILE_SHAPES[views], **shown, **peaks}
+    if _PREDICTED in tensors:
+        shapes[_PREDICTED] = (torch.int64, ("N",))
     check_shapes(tensors, shapes | dict.fromkeys(regions, _PER_IMAGE))
     check_parts(tensors, [views, *regions])
     check_wholes(tensors, views)

@@ -45,10 +45,15 @@ class RunWriter:
         folder: The folder of the run and the callback.
         keep: The maximum number of observations to keep; the first and the last always stay.
             ``None`` keeps all.
+
+    Attributes:
+        folder: The folder.
+        written: The step of the last observation that was written by this object; -1 for none.
     """
 
     def __init__(self, folder: Place, keep: int | None = None) -> None:
         self.folder, self._keep = folder, keep
+        self.written = -1
         self._info: RunInfo | None = None
         self._metrics: dict[int, Numbers] = {}
         self._measures: dict[int, Numbers] = {}  # of observations that may be thinned out
@@ -116,6 +121,7 @@ class RunWriter:
             # Stores may list files late, and what is already recorded must not be lost by that.
             raise RecordError(f"{self.folder / name} is there already and is not overwritten")
         write_whole(self.folder / name, data)
+        self.written = observation.step
         if self._keep is not None:
             self._measures[observation.step] = observation.measures
             self._thin_out(self._keep)

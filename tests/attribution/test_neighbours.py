@@ -20,7 +20,7 @@ from oracle import oracle, relative_error
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from training import callback, fit, pictures
+from training import callback, fit, pictures, shown
 
 from lightning_saliency import ProbeBatch, SaliencyCallback, explain
 
@@ -309,15 +309,14 @@ def test_bolts_logs_all_images_under_one_tag_and_step_we_each_under_its_own(tmp_
 def test_tf_explain_takes_one_class_we_any_number(tmp_path):
     ours = callback(targets=[0, 3, 1])
     fit(tmp_path, ours, max_epochs=1)
-    for snapshot in ours.state_dict()["history"]["kept"]:
-        assert snapshot["targets"].tolist() == [[0, 3, 1]]
+    for snapshot in shown(ours):
+        assert snapshot.targets.tolist() == [[0, 3, 1]]
 
 
 def test_tf_explain_draws_every_epoch_we_at_an_interval(tmp_path):
     ours = callback(every_n_epochs=2, at_start=False)
     fit(tmp_path, ours, max_epochs=4)
-    kept = ours.state_dict()["history"]["kept"]
-    assert [snapshot["caption"] for snapshot in kept] == ["epoch 1", "epoch 3"]
+    assert [snapshot.caption for snapshot in shown(ours)] == ["epoch 1", "epoch 3"]
 
 
 def test_tf_explain_opens_a_log_of_its_own_we_use_the_trainer_s(tmp_path):
@@ -387,5 +386,5 @@ def test_foxai_sets_inplace_false_for_good_we_leave_it(tmp_path):
     module = InPlace()
     ours = callback()
     fit(tmp_path, ours, module=module, max_epochs=1)
-    assert len(ours.state_dict()["history"]["kept"]) == 2
+    assert len(shown(ours)) == 2
     assert module.act.inplace

@@ -27,6 +27,7 @@ from training import (
     run_state,
     scalars,
     seen,
+    shown,
     steps,
 )
 
@@ -232,8 +233,8 @@ def test_a_monitor_is_served_where_a_due_step_is_the_last_of_its_epoch(tmp_path)
 def test_a_run_that_is_over_when_its_time_is_is_observed_where_it_stopped(tmp_path):
     observer = callback()
     trainer = fit(tmp_path, observer, max_time={"seconds": 1}, max_epochs=-1)
-    last, steps_done = observer.state_dict()["history"]["last"], trainer.global_step
-    assert (last["caption"], last["step"]) == (f"epoch {(steps_done - 1) // 5}", steps_done - 1)
+    last, steps_done = seen(observer)[-1], trainer.global_step
+    assert last == (f"epoch {(steps_done - 1) // 5}", steps_done - 1)
     assert steps_done > 0
 
 
@@ -432,7 +433,7 @@ class Many(Touchy):
 
 
 def explained(observer: SaliencyCallback) -> Tensor:
-    return observer.state_dict()["history"]["kept"][0]["targets"]
+    return shown(observer)[0].targets
 
 
 NAMES = ["top left", "top right", "bottom left", "bottom right"]
@@ -583,7 +584,7 @@ def test_maps_in_other_precisions_are_those_in_float32(precision, rtol, tmp_path
         pl.seed_everything(1)
         observer = callback(targets="all")
         fit(tmp_path / name, observer, precision=name, max_epochs=1)
-        peaks.append(observer.state_dict()["history"]["kept"][0]["peaks"])
+        peaks.append(shown(observer)[0].peaks)
     torch.testing.assert_close(*peaks, rtol=rtol, atol=0, check_dtype=False)
 
 

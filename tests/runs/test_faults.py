@@ -557,8 +557,8 @@ def test_when_memory_runs_out_fewer_images_pass_at_a_time(room, chunk, tmp_path)
     chunked = SaliencyCallback(probe(), name="chunked")
     with pytest.warns(SaliencyWarning, match=rf"memory ran out; .* Set `chunk_size={chunk}`"):
         fit(tmp_path / "2", chunked, module=same)
-    first, second = (c.state_dict()["history"]["kept"][0] for c in (whole, chunked))
-    torch.testing.assert_close(second["peaks"], first["peaks"], rtol=1e-5, atol=0)
+    first, second = (training.shown(c)[0] for c in (whole, chunked))
+    torch.testing.assert_close(second.peaks, first.peaks, rtol=1e-5, atol=0)
     assert logged(tmp_path / "2", "chunked") == [[0, 1, 3]] * 4
 
 

@@ -25,6 +25,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
+from training import shown
 
 from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyCallback, SaliencyError
 from lightning_saliency.callback.checking import Checking
@@ -61,9 +62,7 @@ class Kept(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         whole = {k: _whole(v) for k, v in pl_module.state_dict().items()}
         moments = [_whole(v["exp_avg"]) for v in trainer.optimizers[0].state.values()]
-        seen = {
-            w.name: [s.state() for s in w._session.history.frames.spread()] for w in self.watchers
-        }
+        seen = {w.name: [s.state() for s in shown(w)] for w in self.watchers}
         numbers = {k: float(v) for k, v in trainer.callback_metrics.items()}
         kept = {"weights": whole, "moments": moments, "rng": torch.get_rng_state(), "seen": seen}
         kept["metrics"] = {k: v for k, v in numbers.items() if k.split("/")[0] not in COUNTS}

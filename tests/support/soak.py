@@ -11,6 +11,7 @@ from matrix import Touchy, probe
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_saliency.attribution.passes import PassOptions
+from lightning_saliency.callback.filmstrips import read_strips
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.callback.publisher import Publisher
 from lightning_saliency.draw.mosaics import MosaicRenderer
@@ -71,17 +72,18 @@ def observe_for_long(folder: Path) -> Leftovers:
     module.log = lambda *args: None  # there is no trainer to log to
     for step in range(1000):
         observation = observer.observe(module, f"step {step}", step)
-        history.add(observation, publisher.scalars(observation.measures))
         publisher.publish(observation)
+        recorded_at = publisher.find_record(observation.step)
+        history.add(observation, publisher.scalars(observation.measures), recorded_at)
         if step == 50:
             gc.collect()
             begun = memory(), open_files()
-    publisher.publish_filmstrips(history.frames)
+    publisher.publish_filmstrips(history)
     gc.collect()
     logger.finalize("success")
     return Leftovers(
         megabytes=memory() - begun[0],
         files=open_files() - begun[1],
         hooks=sum(len(m._forward_hooks) + len(m._backward_hooks) for m in module.modules()),
-        frames=len(history.frames.spread()),
+        frames=len(next(read_strips(history, 1))[1]),
     )
