@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from lightning_saliency.callback.failures import warn
+from lightning_saliency.callback.trainer import Trainer
 from lightning_saliency.draw.mosaics import FILMSTRIP_COLUMNS
 from lightning_saliency.errors import RecordError
 from lightning_saliency.observe.history import History, Part, digest_observation, spread
@@ -16,7 +16,7 @@ from lightning_saliency.record.facts import RUN_FILE, RunInfo, read_info
 from lightning_saliency.record.metrics import METRICS_FILE, read_thinned
 from lightning_saliency.record.observation import Snapshot
 from lightning_saliency.record.run import Run
-from lightning_saliency.storage.places import Place, find_place
+from lightning_saliency.storage.places import Place, find_place, full_name
 
 # Bytes of maps that are held to draw film strips. If all images take more, the record is read once
 # per image.
@@ -27,20 +27,25 @@ _UNREACHABLE = (RecordError, OSError)
 _Source: TypeAlias = tuple[int, Snapshot | Run]
 
 
-def find_other_places(trainer: Any, recorded_at: Place | None) -> list[Place]:
+def find_other_places(trainer: Trainer, recorded_at: Place | None) -> list[Place]:
     """List where else the record of a resumed run may be, if its folders were moved.
 
     Args:
         trainer: Of the run that goes on.
-        recorded_at: The folder of its record, if it has one. The earlier part may be there, or lie
-            near the checkpoint: ``<run>/checkpoints/<file>`` and ``<run>/saliency``.
+        recorded_at: The folder of its record, if it has one.
+
+    Returns:
+        This folder, and two near the checkpoint: by default a run has ``checkpoints/<file>`` next
+        to the folder of the callback.
     """
-    places = [] if recorded_at is None else [recorded_at]
-    checkpoint = getattr(trainer, "ckpt_path", None)
-    if checkpoint is None or recorded_at is None:
-        return places
-    near = find_place(checkpoint).parent
-    return [*places, *(folder / recorded_at.name for folder in (near.parent, near))]
+    if recorded_at is None:
+        return []
+    places = [recorded_at]
+    with suppress(RecordError):  # Lightning reads it, so whether we can is of no importance.
+        if trainer.ckpt_path is not None:
+            near = find_place(trainer.ckpt_path).parent
+            places += [near.parent / recorded_at.name, near / recorded_at.name]
+    return places
 
 
 def find_parts(parts: Sequence[Part], others: Sequence[Place], info: RunInfo) -> list[Part]:
@@ -56,22 +61,21 @@ def find_parts(parts: Sequence[Part], others: Sequence[Place], info: RunInfo) ->
     """
     found, lost = [], []
     for part in parts:
-        places = [part.folder, *others]
-        here = next((place for place in places if _holds(place, part, info)), None)
+        folders = dict.fromkeys([part.folder, *map(full_name, others)])
+        here = next((folder for folder in folders if _holds(folder, part, info)), None)
         if here is None:
             lost.append(part)
         else:
-            local = isinstance(here, Path)
-            found.append(replace(part, folder=str(here.absolute() if local else here)))
+            found.append(replace(part, folder=here))
     if lost:
         _warn_of_lost(lost, info.name)
     return found
 
 
-def _holds(where: str | Place, part: Part, info: RunInfo) -> bool:
-    """Whether a folder holds the very observations that ``part`` speaks of."""
+def _holds(name: str, part: Part, info: RunInfo) -> bool:
+    """Whether the folder of this name holds the very observations that ``part`` speaks of."""
     with suppress(*_UNREACHABLE):
-        folder = find_place(where)
+        folder = find_place(name)
         if not (folder / RUN_FILE).is_file():
             return False
         run = Run(folder, read_info(folder / RUN_FILE))
@@ -88,9 +92,9 @@ def _holds(where: str | Place, part: Part, info: RunInfo) -> bool:
 def _warn_of_lost(lost: Sequence[Part], name: str) -> None:
     folders = ", ".join(part.folder for part in lost)
     warn(
-        f"the record of the run that is resumed is not in {folders}, or has gone another way "
-        f"since: the film strips of {name!r} leave out what was observed then, up to step "
-        f"{lost[-1].last}. Copy the folder to where it was to have it in them."
+        f"the record of the run that is resumed is not in {folders}, or that run has gone another "
+        f"way since: the film strips of {name!r} leave out what was observed up to step "
+        f"{lost[-1].last}. To have all of it in them, put the record back before you resume."
     )
 
 

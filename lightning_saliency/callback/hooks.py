@@ -66,6 +66,7 @@ class SaliencyCallbackBase:
         chunk_size: Images in one forward pass; all by default.
         check: What the run is checked against; see :class:`AttentionCheck`.
         record: Whether each observation is kept in the run's folder, for checks and comparisons.
+            Otherwise checkpoints hold the maps that the film strips will show.
         keep: The most observations to keep there, the first and the last included; all by default.
         on_error: ``"warn"`` to go on training if an observation fails, or ``"raise"``. By default
             a failure is an error, except that training goes on without observations, with a

@@ -24,6 +24,7 @@ class Trainer(Protocol):
     callbacks: list[Any]
     callback_metrics: Mapping[str, Any]
     checkpoint_callbacks: Sequence[Any]
+    ckpt_path: Any  # the checkpoint that the run goes on from, if any
     current_epoch: int
     datamodule: Any
     default_root_dir: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from lightning_saliency.draw.mosaics import FILMSTRIP_COLUMNS
 from lightning_saliency.probe.state import hash_tensors
 from lightning_saliency.record.observation import Observation, Snapshot
-from lightning_saliency.storage.places import Place
+from lightning_saliency.storage.places import Place, full_name
 
 _MOST_PARTS = 2 * FILMSTRIP_COLUMNS  # of one run; a checkpoint must not grow with resumptions
 
@@ -24,8 +23,9 @@ class Part:
     Attributes:
         folder: The folder of the record, an absolute path or a URL.
         first: The step of the first observation of this part.
-        last: The step of the last one. The folder may hold later ones, of another branch.
-        digest: Of what was measured at ``last``, by which the record is known again.
+        last: The step of the last one. Later ones in the folder are not of this run.
+        digest: The digest of the observation at ``last``. If the folder holds another one there,
+            the run has gone on from an earlier checkpoint since.
     """
 
     folder: str
@@ -35,7 +35,7 @@ class Part:
 
 
 def digest_observation(observation: Observation) -> str:
-    """Compute 16 hexadecimal digits from what was measured, the same for a copy from a file."""
+    """Compute 16 hexadecimal digits from what was measured; its file gives the same ones."""
     return hash_tensors({"views": observation.measured.views})[:16]
 
 
@@ -149,8 +149,7 @@ class History:
         self.last_profile, self.last_scalars = profile, dict(scalars)
 
     def _extend(self, observation: Observation, recorded_at: Place) -> None:
-        local = isinstance(recorded_at, Path)
-        folder = str(recorded_at.absolute() if local else recorded_at)
+        folder = full_name(recorded_at)
         step, digest = observation.step, digest_observation(observation)
         if self.parts and self.parts[-1].folder == folder:
             self.parts[-1] = replace(self.parts[-1], last=step, digest=digest)

@@ -52,6 +52,10 @@ def restore_images(state: Mapping[str, Any]) -> Tensor:
         values: Tensor = state["values"].to(dtype)
         return values
     places, tables = state["places"], state["tables"]
+    if places.dtype != torch.uint8 or places.ndim != 4:
+        raise ValueError(f"its images are {places.dtype} {tuple(places.shape)}")
+    if tables.shape != (places.shape[1], _LEVELS):
+        raise ValueError(f"its images have tables of the shape {tuple(tables.shape)}")
     images = torch.empty(places.shape, dtype=dtype)
     for image, rows in zip(images, places, strict=True):  # one by one, to save memory
         for channel, row, table in zip(image, rows, tables, strict=True):
@@ -61,7 +65,8 @@ def restore_images(state: Mapping[str, Any]) -> Tensor:
 
 def _find_levels(images: Tensor) -> dict[str, Tensor] | None:
     """Encode images of few values; ``None`` if they have more, or would not get smaller."""
-    tables, places = [], torch.empty(images.shape, dtype=torch.uint8)
+    tables: list[Tensor] = []
+    places = torch.empty(images.shape, dtype=torch.uint8)
     for c in range(images.shape[1]):
         bits = _bits(images[:, c].contiguous())
         table = _find_table(bits)
@@ -107,7 +112,13 @@ def compact_mask(mask: Tensor) -> dict[str, Any]:
 
 
 def restore_mask(state: Mapping[str, Any]) -> Tensor:
-    """Restore the mask that :func:`compact_mask` encoded."""
-    shape = torch.Size(state["shape"])
-    bits = np.unpackbits(state["bits"].numpy(), count=shape.numel())
+    """Restore the mask that :func:`compact_mask` encoded.
+
+    Raises:
+        ValueError: There are not as many bits as the shape says.
+    """
+    shape, packed = torch.Size(state["shape"]), state["bits"]
+    if packed.dtype != torch.uint8 or len(packed) != -(-shape.numel() // 8):
+        raise ValueError(f"a mask of the shape {tuple(shape)} has {len(packed)} bytes")
+    bits = np.unpackbits(packed.numpy(), count=shape.numel())
     return torch.from_numpy(bits).bool().reshape(shape)

@@ -73,8 +73,8 @@ class Snapshot:
         return self.map_tensors(lambda tensor: tensor.detach().cpu())
 
     def only(self, image: int) -> Snapshot:
-        """A copy that shows ``image`` in all places, and takes the memory of a single one."""
-        return self.map_tensors(lambda all_: all_[image : image + 1].clone().expand_as(all_))
+        """A copy with ``image`` in place of every image, which takes the memory of a single one."""
+        return self.map_tensors(lambda rows: rows[image : image + 1].clone().expand_as(rows))
 
     def state(self) -> dict[str, Any]:
         """The snapshot as tensors and primitives, with maps in 8 bits, the depth of the colours."""

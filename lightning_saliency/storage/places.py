@@ -236,6 +236,11 @@ def find_place(where: str | os.PathLike[str] | RemotePath) -> Place:
     return path
 
 
+def full_name(place: Place) -> str:
+    """The absolute path or the URL of a place, by which it is found from any working directory."""
+    return str(place.absolute()) if isinstance(place, Path) else str(place)
+
+
 def _open_store(url: str) -> RemotePath:
     from fsspec.core import url_to_fs
 

@@ -116,3 +116,21 @@ def test_a_state_of_another_type_is_refused():
     for wrong in ("save", "int8"):
         with pytest.raises(ValueError, match="is not the type of images"):
             restore_images({**state, "dtype": wrong})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda s: s["images"].update(tables=s["images"]["tables"][:, :9]), id="table"),
+        pytest.param(lambda s: s["images"].update(tables=s["images"]["tables"][:1]), id="channel"),
+        pytest.param(lambda s: s["images"].update(places=s["images"]["places"].long()), id="type"),
+        pytest.param(lambda s: s["images"].update(places=s["images"]["places"][0]), id="shape"),
+        pytest.param(lambda s: s["masks"]["rest"].update(shape=[4, 10**6, 10**6]), id="huge-mask"),
+        pytest.param(lambda s: s["masks"]["rest"].update(bits=torch.zeros(3)), id="mask-type"),
+    ],
+)
+def test_a_damaged_state_is_refused(damage):
+    state = full_probe().compact_state()
+    damage(state["compact"])
+    with pytest.raises(ValueError, match="its images|a mask of the shape"):
+        ProbeBatch.from_state(state)

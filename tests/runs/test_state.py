@@ -169,7 +169,7 @@ def test_a_record_that_was_moved_is_found_near_its_checkpoint(near, tmp_path):
         return
     assert seen(ours) == REST
     (message,) = warned
-    assert f"is not in {tmp_path / 'run' / 'saliency'}, or has gone another way" in message
+    assert f"is not in {tmp_path / 'run' / 'saliency'}, or that run has gone another way" in message
     assert "the film strips of 'saliency' leave out" in message
     # The curves go on all the same.
     assert open_run(tmp_path / "other").last().measures["drift.first"] > 0
