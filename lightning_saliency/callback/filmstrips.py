@@ -12,7 +12,7 @@ from lightning_saliency.callback.trainer import Trainer
 from lightning_saliency.draw.mosaics import FILMSTRIP_COLUMNS
 from lightning_saliency.errors import RecordError
 from lightning_saliency.observe.history import History, Part, digest_observation, spread
-from lightning_saliency.record.facts import RUN_FILE, RunInfo, read_info
+from lightning_saliency.record.facts import RUN_FILE, read_info
 from lightning_saliency.record.metrics import METRICS_FILE, read_thinned
 from lightning_saliency.record.observation import Snapshot
 from lightning_saliency.record.run import Run
@@ -48,13 +48,16 @@ def find_other_places(trainer: Trainer, recorded_at: Place | None) -> list[Place
     return places
 
 
-def find_parts(parts: Sequence[Part], others: Sequence[Place], info: RunInfo) -> list[Part]:
+def find_parts(
+    parts: Sequence[Part], others: Sequence[Place], fingerprint: str, name: str
+) -> list[Part]:
     """Find the record of the run that is resumed, and warn of what cannot be found.
 
     Args:
         parts: Where the run was recorded, as its checkpoint says.
         others: Where each part is looked for if it is not there.
-        info: What is known of the run that goes on.
+        fingerprint: The fingerprint of the probe.
+        name: The name of the callback.
 
     Returns:
         The parts that were found, with the folders that they are in now.
@@ -62,24 +65,24 @@ def find_parts(parts: Sequence[Part], others: Sequence[Place], info: RunInfo) ->
     found, lost = [], []
     for part in parts:
         folders = dict.fromkeys([part.folder, *map(full_name, others)])
-        here = next((folder for folder in folders if _holds(folder, part, info)), None)
+        here = next((folder for folder in folders if _holds(folder, part, fingerprint)), None)
         if here is None:
             lost.append(part)
         else:
             found.append(replace(part, folder=here))
     if lost:
-        _warn_of_lost(lost, info.name)
+        _warn_of_lost(lost, name)
     return found
 
 
-def _holds(name: str, part: Part, info: RunInfo) -> bool:
+def _holds(name: str, part: Part, fingerprint: str) -> bool:
     """Whether the folder of this name holds the very observations that ``part`` speaks of."""
     with suppress(*_UNREACHABLE):
         folder = find_place(name)
         if not (folder / RUN_FILE).is_file():
             return False
         run = Run(folder, read_info(folder / RUN_FILE))
-        if run.info.fingerprint != info.fingerprint:
+        if run.info.fingerprint != fingerprint:
             return False
         if part.last in run.steps():
             return digest_observation(run.observation(part.last)) == part.digest

@@ -297,6 +297,12 @@ class Session:
             self._checking = Checking(
                 self._gate, self.tolerance, self._observer, self._publisher, self.ours
             )
+        with ranks.synchronized("looking for the record of the run that is resumed"):
+            if self.tolerance.stage == "fit" and ranks.rank == 0:
+                others = find_other_places(trainer, self._publisher.recorded_at)
+                self.history.parts = find_parts(
+                    self.history.parts, others, self._observer.fingerprint, self._options.name
+                )
         # Outside of training, what is in the folder is of the model's past, and stays.
         self._past = self.history.last_step if self.tolerance.stage == "fit" else None
         if self._begins and self.tolerance.stage == "fit":
@@ -338,7 +344,7 @@ class Session:
         self._observation = self._weights = None
         with self.tolerance("observing the model", caption):
             if self._info is None:
-                self._info = self._begin_record(trainer, observer, publisher)
+                self._info = self._begin_record(observer, publisher)
             step = self.history.next_step(step)
             observation = observer.observe(
                 callable_model(trainer, pl_module),
@@ -361,17 +367,13 @@ class Session:
                 scalars = publisher.scalars(observation.measures)
                 self.history.add(observation, scalars, publisher.find_record(step))
 
-    def _begin_record(self, trainer: Trainer, observer: Observer, publisher: Publisher) -> RunInfo:
-        ranks = observer.ranks
-        with ranks.synchronized("beginning the record"):
+    def _begin_record(self, observer: Observer, publisher: Publisher) -> RunInfo:
+        with observer.ranks.synchronized("beginning the record"):
             settings = {**self._options.metadata, **self._schedule.metadata}
             info = run_info(self._options.name, observer.meter, settings)
-            if self.tolerance.stage == "fit" and ranks.rank == 0:
-                places = find_other_places(trainer, publisher.recorded_at)
-                self.history.parts = find_parts(self.history.parts, places, info)
             last = publisher.begin(info, after=self._past)
         # A step of the record's past would overwrite it.
-        self.history.last_step = max(self.history.last_step, ranks.broadcast(last))
+        self.history.last_step = max(self.history.last_step, observer.ranks.broadcast(last))
         return info
 
     def _observe_last(self, trainer: Trainer, pl_module: Any) -> None:

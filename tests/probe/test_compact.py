@@ -132,5 +132,5 @@ def test_a_state_of_another_type_is_refused():
 def test_a_damaged_state_is_refused(damage):
     state = full_probe().compact_state()
     damage(state["compact"])
-    with pytest.raises(ValueError, match="its images|a mask of the shape"):
+    with pytest.raises(ValueError, match=r"its images|a mask of the shape"):
         ProbeBatch.from_state(state)
