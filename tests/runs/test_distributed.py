@@ -147,6 +147,19 @@ def test_scalars_and_verdicts_are_the_same_on_both_ranks(strategy, root):
         assert "occluded=Occluded(before=" in verdict
 
 
+@pytest.mark.parametrize("strategy", WAYS)
+def test_a_rank_that_does_not_record_keeps_no_frames_either(strategy, root):
+    """Both know where the first one records, and the state of both is small."""
+    folder = root / strategy / "observed"
+    for rank in (0, 1):
+        for name, state in kept(folder, rank)["states"].items():
+            assert state["history"]["kept"] == []
+            assert state["history"]["last"] is None
+            (part,) = state["recorded"]
+            assert (part["folder"], part["first"]) == (str(folder / name), 0)
+            assert part["last"] == state["last_step"]
+
+
 def raised(folder: Path) -> list[str]:
     return [(folder / f"rank {rank}.txt").read_text() for rank in (0, 1)]
 

@@ -68,6 +68,7 @@ class Kept(pl.Callback):
         kept["metrics"] = {k: v for k, v in numbers.items() if k.split("/")[0] not in COUNTS}
         kept["measured"] = {k: v for k, v in numbers.items() if k.split("/")[0] in COUNTS}
         kept["verdicts"] = list(VERDICTS)
+        kept["states"] = {w.name: w.state_dict() for w in self.watchers}
         torch.save(kept, self.folder / f"rank {trainer.global_rank}.pt")
 
 
