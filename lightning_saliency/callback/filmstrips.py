@@ -115,7 +115,7 @@ def read_strips(history: History, images: int) -> Iterator[tuple[int, list[Snaps
     Warns:
         SaliencyWarning: A part of the record cannot be read.
     """
-    sources = _list_sources(history)
+    sources = spread(_list_sources(history), FILMSTRIP_COLUMNS)
     if not sources:
         return
     last = _read(sources[-1:])
@@ -132,6 +132,7 @@ def read_strips(history: History, images: int) -> Iterator[tuple[int, list[Snaps
 
 
 def _list_sources(history: History) -> list[_Source]:
+    """List all that can be shown of a run, in the order of the steps."""
     sources: list[_Source] = [(frame.step, frame) for frame in history.frames.spread()]
     for part in history.parts:
         try:
@@ -140,7 +141,7 @@ def _list_sources(history: History) -> list[_Source]:
             sources += [(s, run) for s in run.steps() if part.first <= s <= part.last]
         except _UNREACHABLE as error:
             _warn_of_unread(error)
-    return spread(sorted(sources, key=lambda source: source[0]), FILMSTRIP_COLUMNS)
+    return sorted(sources, key=lambda source: source[0])
 
 
 def _read(sources: Sequence[_Source], image: int | None = None) -> list[Snapshot]:

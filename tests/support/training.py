@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_saliency import ProbeBatch, SaliencyCallback
-from lightning_saliency.callback.filmstrips import read_strips
+from lightning_saliency.callback.filmstrips import _list_sources, _read
 from lightning_saliency.record.observation import Snapshot
 
 BATCHES = 5  # in one epoch of `loader()`
@@ -76,14 +76,13 @@ def callback(**options: Any) -> SaliencyCallback:
 
 
 def seen(callback: Any) -> list[tuple[str, int]]:
-    """What a callback has observed and at which step, as its film strips show it."""
+    """What a callback has observed and at which step, as far as it can show it."""
     return [(snapshot.caption, snapshot.step) for snapshot in shown(callback)]
 
 
 def shown(callback: Any) -> list[Snapshot]:
-    """The snapshots that the film strips of a callback show, from the record or a checkpoint."""
-    session = callback._session
-    return next((snapshots for _, snapshots in read_strips(session.history, 1)), [])
+    """The snapshots of a callback, from the record or its state; film strips show some of them."""
+    return _read(_list_sources(callback._session.history))
 
 
 def pictures(folder: Path) -> dict[str, dict[int, bytes]]:
