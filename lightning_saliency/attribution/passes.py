@@ -9,7 +9,7 @@ of a chunk at once. What it yields goes to reducers, one chunk and one column of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -22,6 +22,7 @@ from lightning_saliency.attribution.diagnostics import (
     warn_of_doubts,
 )
 from lightning_saliency.attribution.heads import Activation, is_multi_label
+from lightning_saliency.attribution.layout import LayoutError, channels_last, remember_misfit
 from lightning_saliency.attribution.logits import Extras, Forward, Pass, fit_to_model, run_forward
 from lightning_saliency.attribution.rules import RULES, Coverage, Graph, Rule
 from lightning_saliency.attribution.targets import Targets, as_columns, resolve_targets
@@ -87,6 +88,8 @@ class PassOptions:
         warned: The doubts that were warned of already; each is warned of once. ``None`` leaves it
             to the warning filters how often a warning is shown.
         classes: The number of classes, if known; see :func:`find_logits`.
+        any_layout: Whether ``forward`` may change the order of activations in memory, so that the
+            operations of the model must not depend on it.
     """
 
     forward: Forward
@@ -94,6 +97,7 @@ class PassOptions:
     alone: bool = True
     warned: set[str] | None = field(default=None, compare=False)
     classes: int | None = None
+    any_layout: bool = False
 
     def __post_init__(self) -> None:
         if self.chunk_size is not None and self.chunk_size < 1:
@@ -189,14 +193,48 @@ def compute(
     check_extras({} if extras is None else extras, len(images))
     images = fit_to_model(model, images)
     extras = {name: rows.to(images.device) for name, rows in (extras or {}).items()}
-    jobs = _plan(options, images, requests, reducers)
-    with undisturbed(model):
-        chunks = list(_in_chunks(options, model, images, extras, jobs))
-    explained = [job.finish(parts) for job, *parts in zip(jobs, *chunks, strict=True)]
+    jobs = _explain_quickly(options, model, images, extras, requests, reducers)
+    if jobs is None:
+        jobs = _explain(options, model, images, extras, _plan(options, images, requests, reducers))
+    explained = [job.finish() for job in jobs]
     finite = [item for job in jobs for item in job.finite.items()]
     warn_of_doubts(model, explained[0].coverage, finite, options.warned)
     note_output(model, explained[0].logits, explained[0].activation)
     return explained
+
+
+def _explain(
+    options: PassOptions, model: nn.Module, images: Tensor, extras: Extras, jobs: list[_Job]
+) -> list[_Job]:
+    """Do all jobs, and leave the model as it was found."""
+    with undisturbed(model):
+        for parts in _in_chunks(options, model, images, extras, jobs):
+            for job, part in zip(jobs, parts, strict=True):
+                job.parts.append(part)
+    return jobs
+
+
+def _explain_quickly(
+    options: PassOptions,
+    model: nn.Module,
+    images: Tensor,
+    extras: Extras,
+    requests: Sequence[Request],
+    reducers: Sequence[Sequence[Reducer]] | None,
+) -> list[_Job] | None:
+    """Explain with weights whose channels lie last; return ``None`` if that is not possible."""
+    jobs = _plan(options, images, requests, reducers)
+    quick = channels_last(options.forward, model, images) if options.alone else None
+    if quick is None:
+        return None
+    quick_options = replace(options, forward=quick, any_layout=True)
+    try:
+        return _explain(quick_options, model, images, extras, jobs)
+    except Exception as error:
+        # Whatever is wrong with the model is raised again by plain passes. A reducer may have taken
+        # attributions already, which those overwrite.
+        remember_misfit(model, images, error)
+        return None
 
 
 class _Everything:
@@ -226,6 +264,7 @@ class _Job:
         everything: The reducer among them that keeps all attributions, if there is one.
         alone: See :class:`PassOptions`.
         finite: For each rule, a bool tensor: whether all values were finite.
+        parts: What each chunk returned.
         failure: The first error of a reducer, if the passes had to go on nonetheless.
     """
 
@@ -235,6 +274,7 @@ class _Job:
     everything: _Everything | None
     alone: bool
     finite: dict[Rule, Tensor] = field(default_factory=dict)
+    parts: list[Attributions] = field(default_factory=list)
     failure: Exception | None = None
 
     def begin(self, chunk: Chunk) -> None:
@@ -257,10 +297,11 @@ class _Job:
                 raise
             self.failure = self.failure or error
 
-    def finish(self, parts: Sequence[Attributions]) -> Attributions:
+    def finish(self) -> Attributions:
         """Join what the chunks returned."""
         if self.failure is not None:
             raise self.failure
+        parts = self.parts
         return Attributions(
             {} if self.everything is None else self.everything.attributions,
             torch.cat([p.targets for p in parts]),
@@ -329,6 +370,8 @@ def _explain_chunk(
     further = {name: extra[rows] for name, extra in extras.items()}
     run = run_forward(options.forward, model, images[rows], further, options.classes)
     graph = Graph(run.output, run.leaf, run.head)
+    if options.any_layout and not graph.any_layout:
+        raise LayoutError("an operation of the model may depend on the order of its memory")
     check_graph(graph, {rule for job in jobs for rule in job.request.rules})
     scales = _SEED_SCALES if options.alone and run.half else (1.0,)
     activation = None if run.head is None else run.head.activation

@@ -229,6 +229,8 @@ class Graph:
         connected: Whether the logits depend on the images at all.
         without_gradient: Whether an operation lies between them that has no gradient, such as a
             layer with quantised weights.
+        any_layout: Whether no operation can depend on the order of activations in memory. A custom
+            one may read raw memory, and ``as_strided`` does so.
         coverage: How the rules treat each activation.
     """
 
@@ -236,6 +238,7 @@ class Graph:
         nodes = _nodes_between(logits, images)
         self.connected = bool(nodes)
         self.without_gradient = any("NotImplemented" in node.name() for node in nodes)
+        self.any_layout = not any(_reads_memory(node) for node in nodes)
         self._head = head
         skipped = set() if head is None else {head.end, *head.passed}
         self._rectifiers: list[_Rectifier] = []
@@ -395,6 +398,15 @@ def _reachable(start: Node, edges: Mapping[Node, list[Node]]) -> list[Node]:
 
 def _is_transparent(name: str) -> bool:
     return name in _TRANSPARENT or name.startswith(_TRANSPARENT_PREFIXES)
+
+
+def _reads_memory(node: Any) -> bool:
+    """Whether the result of an operation may depend on where the elements of its input lie."""
+    name = name_node(node)
+    if name_operation(node) == "AsStrided":
+        # Torch's own pooling to a single position does so too, to name the layout of the result.
+        return list(node._saved_size[2:]) != [1, 1] or node._saved_stride[1] != 1
+    return isinstance(node, torch.autograd.function.BackwardCFunction) or "::" in name
 
 
 def _is_opaque(node: Any) -> bool:
