@@ -231,7 +231,9 @@ def _explain_quickly(
     try:
         return _explain(quick_options, model, images, extras, jobs)
     except Exception as error:
-        # Whatever is wrong with the model is raised again by plain passes. A reducer may have taken
+        if any(job.failure is not None for job in jobs):
+            raise
+        # Whatever is wrong with the model is raised again by plain passes. Reducers may have taken
         # attributions already, which those overwrite.
         remember_misfit(model, images, error)
         return None
@@ -265,7 +267,7 @@ class _Job:
         alone: See :class:`PassOptions`.
         finite: For each rule, a bool tensor: whether all values were finite.
         parts: What each chunk returned.
-        failure: The first error of a reducer, if the passes had to go on nonetheless.
+        failure: The first error of a reducer.
     """
 
     request: Request
@@ -292,10 +294,10 @@ class _Job:
             for reducer in self.reducers:
                 reducer.take(rule, column, attribution)
         except Exception as error:
+            self.failure = self.failure or error
             # If other processes take part in the passes, they would wait for those still to come.
             if self.alone:
                 raise
-            self.failure = self.failure or error
 
     def finish(self) -> Attributions:
         """Join what the chunks returned."""

@@ -30,13 +30,13 @@ from torch import Tensor, nn
 
 from lightning_saliency.isolation.places import (
     CONTAINERS,
+    ClassPlace,
+    MappingPlace,
     Place,
     bind_content,
     count_bytes,
     find_slots,
-    hold_class,
     hold_closure,
-    hold_mapping,
     hold_slots,
     list_values,
 )
@@ -111,6 +111,7 @@ class Walk:
         self.names: dict[int, Any] = {}
         self._scope = scope
         self._places: list[Place] = []
+        self._empty: list[Any] = []  # Most containers of a model are, and need no place of theirs.
         self._slots: dict[type, dict[str, MemberDescriptorType] | None] = {}
         self._seen = {id(value): value for value in but}  # The values keep ids from being reused.
         self._queue: deque[Any] = deque()
@@ -146,20 +147,23 @@ class Walk:
     def _visit(self, value: Any) -> None:
         """Note the places where ``value`` refers to objects, and queue these."""
         if type(value) in CONTAINERS:
-            self._visit_items(value)
+            if value:
+                self._add_place(CONTAINERS[type(value)](value), most=self._scope.most_items)
+            else:
+                self._empty.append(value)
         elif isinstance(value, Tensor):
             return
         elif isinstance(value, type):
             # Methods are code. What one closes over is as little the owner's as a global variable.
             if self._scope.owns(value):
-                self._add_place(hold_class(value), but=FunctionType)
+                self._add_place(ClassPlace(value), but=FunctionType)
         elif isinstance(value, FunctionType):
             if self._scope.enters_function(value):
                 self._add([value.__defaults__, value.__kwdefaults__, value.__dict__])
                 self._add_place(hold_closure(value))
         elif isinstance(value, nn.Module) and not _is_entered(value, sharded=self._scope.sharded):
             self._add(parameter for _, parameter in value._parameters.items())
-            self._add_place(hold_mapping(value._buffers))
+            self._add_place(MappingPlace(value._buffers))
         else:
             self._add(_list_parts(value))
             self._visit_items(value)
@@ -185,7 +189,7 @@ class Walk:
             return
         attributes = getattr(value, "__dict__", None)
         if type(attributes) is dict:
-            self._add_place(hold_mapping(attributes))
+            self._add_place(MappingPlace(attributes))
         if slots:
             self._add_place(hold_slots(value, slots))
 
@@ -195,7 +199,8 @@ class Walk:
         if self._scope.sharded and isinstance(found, dict):
             found = {name: value for name, value in found.items() if name != "_parameters"}
         if len(found) <= most:
-            self._add(value for value in list_values(found) if not isinstance(value, but))
+            values = list_values(found)
+            self._add([value for value in values if not isinstance(value, but)] if but else values)
 
     def _choose_contents(self, values: Iterable[Any]) -> Iterator[Any]:
         """Yield objects whose content is restored, as many as the limit of bytes allows."""
@@ -224,7 +229,11 @@ class Walk:
     def _restore(self, restorers: Iterable[Callable[[], object]]) -> None:
         """Restore everything, whatever error there is on the way; then raise the first error."""
         first = None
-        for restore in (*(place.restore for place in reversed(self._places)), *restorers):
+        for value in filter(None, self._empty):
+            place = CONTAINERS[type(value)](value)
+            place.was = type(place.was)()
+            self._places.append(place)
+        for restore in (*[place.restore for place in reversed(self._places)], *restorers):
             try:
                 restore()
             except Exception as error:

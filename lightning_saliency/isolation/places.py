@@ -10,9 +10,8 @@ import operator
 import random
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from types import CellType, FunctionType, MemberDescriptorType
 from typing import Any
 
@@ -26,37 +25,39 @@ from lightning_saliency.isolation.tensors import is_restorable
 class Place:
     """Something that refers to objects, by names or one after the other.
 
-    Args:
-        read: Returns what is there: a dictionary, or a list if there are no names.
-        put: Replaces what has a name; an item of a list has its index as its name.
-        remove: Removes what has a name.
-        clear: Removes everything, where the order or the number of items has to be restored.
-        fill: Adds all items of a list at once.
+    A model has thousands of places, most of them empty dictionaries, so a place is a small object:
+    many more would set off python's garbage collector, which takes longer than the passes do.
 
     Attributes:
-        was: What was there first, as ``read`` returned it.
+        was: What was there first, as :meth:`read` returned it.
         removed: What :meth:`restore` removed.
+        lends: Whether objects in it can be replaced meanwhile.
     """
 
-    __slots__ = ("_clear", "_fill", "_put", "_read", "_remove", "removed", "was")
+    __slots__ = ("removed", "was")
+    lends = True
 
-    def __init__(
-        self,
-        read: Callable[[], Any],
-        put: Callable[[Any, Any], object] | None = None,
-        remove: Callable[[Any], object] | None = None,
-        clear: Callable[[], object] | None = None,
-        fill: Callable[[Any], object] | None = None,
-    ) -> None:
-        self._read, self._clear, self._fill = read, clear, fill
-        self._put: Any = put
-        self._remove: Any = remove
-        self.was = read()
-        self.removed: list[Any] = []
+    def __init__(self) -> None:
+        self.was = self.read()
+        self.removed: Sequence[Any] = ()
+
+    def read(self) -> Any:
+        """Return what is there: a dictionary, or a list if there are no names."""
+        raise NotImplementedError
+
+    def put(self, name: Any, value: Any) -> None:
+        """Replace what has a name; an item of a list has its index as its name."""
+        raise NotImplementedError
+
+    def remove(self, name: Any) -> None:
+        """Remove what has a name."""
+        raise NotImplementedError
 
     def restore(self) -> None:
         """Put back what was there first, if it has changed."""
-        now = self._read()
+        now = self.read()
+        if not now and not self.was:
+            return
         values, before = list_values(now), list_values(self.was)
         same = len(values) == len(before) and all(map(operator.is_, values, before))
         # The order of names counts: it is that of `parameters()`, for example. Nothing is written
@@ -65,96 +66,135 @@ class Place:
             return
         known = set(map(id, before))
         self.removed = [value for value in values if id(value) not in known]
-        if self._clear is not None:
-            self._clear()
-        if self._fill is not None:
-            self._fill(self.was)
-        else:
-            self._write_names()
+        self._write()
 
-    def _write_names(self) -> None:
-        now = self._read()
+    def _write(self) -> None:
+        """Write what was there first."""
+        now = self.read()
         for name in now.keys() - self.was.keys():
-            self._remove(name)
+            self.remove(name)
         for name, value in self.was.items():
             if name not in now or now[name] is not value:
-                self._put(name, value)
+                self.put(name, value)
 
     def lend(self, lent: dict[int, Any]) -> list[tuple[Any, Any]]:
         """Replace objects by those in ``lent``, by ``id``; return the names and the originals."""
         named = self.was.items() if isinstance(self.was, dict) else enumerate(self.was)
-        found = [(name, value) for name, value in named if id(value) in lent and self._put]
+        found = [(name, value) for name, value in named if id(value) in lent and self.lends]
         for name, value in found:
-            self._put(name, lent[id(value)])
+            self.put(name, lent[id(value)])
         return found
 
 
-def hold_mapping(owner: Any) -> Place:
-    """Hold what a dictionary refers to, or the buffers of TorchScript, which behave like one."""
-    kind: Any = dict if isinstance(owner, dict) else type(owner)
-    if isinstance(owner, OrderedDict):
-        kind = OrderedDict
-    return Place(
-        lambda: dict(kind.items(owner)),
-        partial(kind.__setitem__, owner),
-        lambda name: kind.__delitem__(owner, name),
-        partial(kind.clear, owner) if isinstance(owner, dict) else None,
-    )
+class MappingPlace(Place):
+    """What a dictionary refers to, or the buffers of TorchScript, which behave like one."""
+
+    __slots__ = ("_kind", "_owner")
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        self._kind: Any = dict if isinstance(owner, dict) else type(owner)
+        if isinstance(owner, OrderedDict):
+            self._kind = OrderedDict
+        super().__init__()
+
+    def read(self) -> dict[Any, Any]:
+        return dict(self._kind.items(self._owner))
+
+    def put(self, name: Any, value: Any) -> None:
+        self._kind.__setitem__(self._owner, name, value)
+
+    def remove(self, name: Any) -> None:
+        self._kind.__delitem__(self._owner, name)
+
+    def _write(self) -> None:
+        if isinstance(self._owner, dict):
+            self._kind.clear(self._owner)  # This restores the order.
+        super()._write()
 
 
-def hold_items(owner: Any) -> Place:
-    """Hold the items of a list, a deque or a set; those of a set are not replaced meanwhile."""
-    kinds: tuple[Any, ...] = (list, deque, set)
-    kind = next(kind for kind in kinds if isinstance(owner, kind))
-    return Place(
-        lambda: list(kind.__iter__(owner)),
-        None if kind is set else partial(kind.__setitem__, owner),
-        clear=partial(kind.clear, owner),
-        fill=partial(set.update if kind is set else kind.extend, owner),
-    )
+class ItemsPlace(Place):
+    """The items of a list, a deque or a set; those of a set are not replaced meanwhile."""
+
+    __slots__ = ("_kind", "_owner", "lends")
+
+    def __init__(self, owner: Any) -> None:
+        kinds: tuple[Any, ...] = (list, deque, set)
+        self._kind = next(kind for kind in kinds if isinstance(owner, kind))
+        self._owner, self.lends = owner, self._kind is not set
+        super().__init__()
+
+    def read(self) -> list[Any]:
+        return list(self._kind.__iter__(self._owner))
+
+    def put(self, name: Any, value: Any) -> None:
+        self._kind.__setitem__(self._owner, name, value)
+
+    def _write(self) -> None:
+        self._kind.clear(self._owner)
+        add = set.update if self._kind is set else self._kind.extend
+        add(self._owner, self.was)
 
 
-def hold_class(kind: type) -> Place:
-    """Hold the attributes of a class, without those of its bases."""
-    return Place(
-        lambda: {k: value for k, value in vars(kind).items() if not k.startswith("__")},
-        partial(setattr, kind),
-        partial(delattr, kind),
-    )
+class ClassPlace(Place):
+    """The attributes of a class, without those of its bases."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: type) -> None:
+        self._owner = owner
+        super().__init__()
+
+    def read(self) -> dict[str, Any]:
+        return {k: value for k, value in vars(self._owner).items() if not k.startswith("__")}
+
+    def put(self, name: str, value: Any) -> None:
+        setattr(self._owner, name, value)
+
+    def remove(self, name: str) -> None:
+        delattr(self._owner, name)
+
+
+class DescribedPlace(Place):
+    """What descriptors get; for each name there is a descriptor, and what it gets from."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, places: dict[str, tuple[Any, Any]]) -> None:
+        self._places = places
+        super().__init__()
+
+    def read(self) -> dict[str, Any]:
+        found = {}
+        for name, (descriptor, owner) in self._places.items():
+            with suppress(AttributeError, ValueError):  # The slot or cell is empty.
+                found[name] = descriptor.__get__(owner)
+        return found
+
+    def put(self, name: str, value: Any) -> None:
+        descriptor, owner = self._places[name]
+        descriptor.__set__(owner, value)
+
+    def remove(self, name: str) -> None:
+        descriptor, owner = self._places[name]
+        descriptor.__delete__(owner)
 
 
 def hold_slots(owner: Any, slots: dict[str, MemberDescriptorType]) -> Place:
     """Hold what the slots of an object refer to; it may be frozen."""
-    return _hold_described({name: (slot, owner) for name, slot in slots.items()})
+    return DescribedPlace({name: (slot, owner) for name, slot in slots.items()})
 
 
 def hold_closure(function: FunctionType) -> Place:
     """Hold the variables that a function closes over."""
     content = vars(CellType)["cell_contents"]
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return _hold_described({name: (content, cell) for name, cell in cells})
-
-
-def _hold_described(places: dict[str, tuple[Any, Any]]) -> Place:
-    """Hold what descriptors get; for each name there is a descriptor, and what it gets from."""
-
-    def read() -> dict[str, Any]:
-        found = {}
-        for name, (descriptor, owner) in places.items():
-            with suppress(AttributeError, ValueError):  # The slot or cell is empty.
-                found[name] = descriptor.__get__(owner)
-        return found
-
-    return Place(
-        read,
-        lambda name, value: places[name][0].__set__(places[name][1], value),
-        lambda name: places[name][0].__delete__(places[name][1]),
-    )
+    return DescribedPlace({name: (content, cell) for name, cell in cells})
 
 
 CONTAINERS: dict[type, Callable[[Any], Place]] = {
-    **{dict: hold_mapping, OrderedDict: hold_mapping},
-    **{list: hold_items, deque: hold_items, set: hold_items},
+    **{dict: MappingPlace, OrderedDict: MappingPlace},
+    **{list: ItemsPlace, deque: ItemsPlace, set: ItemsPlace},
 }
 
 
