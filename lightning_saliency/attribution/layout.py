@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_saliency.attribution.logits import Extras, Forward
+from lightning_saliency.attribution.logits import Forward
 from lightning_saliency.isolation.tensors import is_restorable
 
 # The models that work in one format only, with the shapes of the images of which this is known.
@@ -91,13 +91,14 @@ class _Call(nn.Module):
         self.function, self.model = function, model
 
     def forward(self, images: Tensor, **extras: Any) -> Any:
+        """Call the function with the model, whose weights are those that were lent."""
         return self.function(self.model, images, **extras)
 
 
 def _pays(images: Tensor) -> bool:
     """Whether the format makes a difference for the better."""
     single = images.dtype == torch.float32 and images.device.type == "cpu"
-    return single and torch.backends.mkldnn.is_available()
+    return single and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def _find_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import CellType, FunctionType, MemberDescriptorType
 from typing import Any
 
@@ -99,12 +100,15 @@ class MappingPlace(Place):
         super().__init__()
 
     def read(self) -> dict[Any, Any]:
+        """See :class:`Place`."""
         return dict(self._kind.items(self._owner))
 
     def put(self, name: Any, value: Any) -> None:
+        """See :class:`Place`."""
         self._kind.__setitem__(self._owner, name, value)
 
     def remove(self, name: Any) -> None:
+        """See :class:`Place`."""
         self._kind.__delitem__(self._owner, name)
 
     def _write(self) -> None:
@@ -125,9 +129,11 @@ class ItemsPlace(Place):
         super().__init__()
 
     def read(self) -> list[Any]:
+        """See :class:`Place`."""
         return list(self._kind.__iter__(self._owner))
 
     def put(self, name: Any, value: Any) -> None:
+        """See :class:`Place`."""
         self._kind.__setitem__(self._owner, name, value)
 
     def _write(self) -> None:
@@ -146,12 +152,15 @@ class ClassPlace(Place):
         super().__init__()
 
     def read(self) -> dict[str, Any]:
+        """See :class:`Place`."""
         return {k: value for k, value in vars(self._owner).items() if not k.startswith("__")}
 
     def put(self, name: str, value: Any) -> None:
+        """See :class:`Place`."""
         setattr(self._owner, name, value)
 
     def remove(self, name: str) -> None:
+        """See :class:`Place`."""
         delattr(self._owner, name)
 
 
@@ -165,6 +174,7 @@ class DescribedPlace(Place):
         super().__init__()
 
     def read(self) -> dict[str, Any]:
+        """See :class:`Place`."""
         found = {}
         for name, (descriptor, owner) in self._places.items():
             with suppress(AttributeError, ValueError):  # The slot or cell is empty.
@@ -172,10 +182,12 @@ class DescribedPlace(Place):
         return found
 
     def put(self, name: str, value: Any) -> None:
+        """See :class:`Place`."""
         descriptor, owner = self._places[name]
         descriptor.__set__(owner, value)
 
     def remove(self, name: str) -> None:
+        """See :class:`Place`."""
         descriptor, owner = self._places[name]
         descriptor.__delete__(owner)
 
@@ -229,8 +241,7 @@ def bind_content(value: Any) -> Callable[[], object] | None:
     for kind, read, write in _CONTENTS:
         if isinstance(value, kind):
             with suppress(NotImplementedError):  # A `SystemRandom` has no state.
-                content = read(value)
-                return lambda: write(value, content)
+                return partial(write, value, read(value))
     return None
 
 

@@ -37,8 +37,7 @@ def tensors_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_write_counts_kept(counted))
         stack.enter_context(_classes_kept([t for t in distinct if is_lazy(t)]))
-        for h in held:
-            stack.callback(h.restore)
+        stack.callback(_restore_all, held)
         yield
 
 
@@ -85,6 +84,18 @@ class _Held:
             value = self.value.to(alias.device)
             if not _same_bits(alias, value):
                 alias.copy_(value)
+
+
+def _restore_all(held: list[_Held]) -> None:
+    """Restore everything, whatever error there is on the way; then raise the first error."""
+    first = None
+    for each in held:
+        try:
+            each.restore()
+        except Exception as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
