@@ -14,6 +14,7 @@ from lightning_saliency.callback.default_probe import choose_probe
 from lightning_saliency.callback.failures import Tolerance, in_turn, warn
 from lightning_saliency.callback.filmstrips import find_other_places, find_parts
 from lightning_saliency.callback.options import Options
+from lightning_saliency.callback.progress import Progress
 from lightning_saliency.callback.publisher import Publisher
 from lightning_saliency.callback.schedule import Schedule, check_schedulers
 from lightning_saliency.callback.trainer import (
@@ -289,9 +290,17 @@ class Session:
         if self.probe is None:
             return
         check = None if self._gate is None else self._gate.check
-        self._observer = build_observer(trainer, pl_module, self.probe, self._options, ranks, check)
+        progress = Progress(trainer, self._options.name)
+        self._observer = build_observer(
+            trainer, pl_module, self.probe, self._options, ranks, check, progress.note
+        )
         self._publisher = build_publisher(
-            trainer, self._observer, self._options, self._number, checked=check is not None
+            trainer,
+            self._observer,
+            self._options,
+            self._number,
+            checked=check is not None,
+            progress=progress,
         )
         if self._gate is not None:
             self._checking = Checking(
@@ -342,7 +351,7 @@ class Session:
             return
         # Earlier observations no longer describe this model.
         self._observation = self._weights = None
-        with self.tolerance("observing the model", caption):
+        with self.tolerance("observing the model", caption), publisher.progress():
             if self._info is None:
                 self._info = self._begin_record(observer, publisher)
             step = self.history.next_step(step)
@@ -421,7 +430,7 @@ class Session:
             )
 
     def _draw_filmstrips(self, trainer: Trainer, publisher: Publisher) -> None:
-        with self.tolerance("drawing the film strips"):
+        with self.tolerance("drawing the film strips"), publisher.progress():
             publisher.publish_filmstrips(self.history)
             if publisher.files_at is not None:
                 where = f"the maps are PNG files in {publisher.files_at}"
