@@ -141,7 +141,7 @@ class _RichLine:
         escaped = f"{name}: {what}".replace("[", r"\[")
         text = f"[{self._style}]{escaped}" if self._style else escaped
         if self._task is None:
-            self._task = self._progress.add_task(text, total=total)
+            self._task = self._progress.add_task(text, total=total, completed=done)
         self._progress.update(self._task, description=text, total=total, completed=done)
         self._progress.refresh()
 

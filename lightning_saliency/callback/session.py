@@ -11,7 +11,7 @@ from lightning_saliency.callback.batch_hooks import transfer_probe
 from lightning_saliency.callback.build import build_observer, build_publisher
 from lightning_saliency.callback.checking import Checking
 from lightning_saliency.callback.default_probe import choose_probe
-from lightning_saliency.callback.failures import Tolerance, in_turn, warn
+from lightning_saliency.callback.failures import Tolerance, in_turn, said_once, warn
 from lightning_saliency.callback.filmstrips import find_other_places, find_parts
 from lightning_saliency.callback.options import Options
 from lightning_saliency.callback.progress import Progress
@@ -131,11 +131,12 @@ class Session:
             self._prepare(trainer, pl_module, ranks)
         if self._schedule.at_start and (self._begins or trainer.global_step == 0):
             if is_uninitialised(pl_module):
-                warn(
-                    f"{type(pl_module).__name__} has lazy layers, whose weights the first training "
-                    "step will make, so the untrained model is not observed. Run one batch through "
-                    "it before `fit`, or pass `at_start=False`."
-                )
+                with said_once(ranks.rank):
+                    warn(
+                        f"{type(pl_module).__name__} has lazy layers, whose weights the first "
+                        "training step will make, so the untrained model is not observed. Run one "
+                        "batch through it before `fit`, or pass `at_start=False`."
+                    )
             else:
                 self._observe(trainer, pl_module, UNTRAINED, current_step(trainer))
         self._begins = False
@@ -238,12 +239,12 @@ class Session:
         shown = state["shown"]
         history = History.from_state(state, rule=str(shown["rule"]))
         stored = None if state["probe"] is None else ProbeBatch.from_state(state["probe"])
+        trainer = None if self._trainer is None else self._trainer()
         if self.probe is None:
             self.probe = stored
         else:
             # The probe of the run has passed the hooks. Where the module cannot pass batches yet,
             # the same is tried again, and its error raised, when training starts.
-            trainer = None if self._trainer is None else self._trainer()
             if trainer is not None:
                 with suppress(Exception):
                     self.probe = transfer_probe(trainer, trainer.lightning_module, self.probe)
@@ -251,10 +252,11 @@ class Session:
         if self._gate is not None and not differences:
             self._gate.load_state_dict(state["gate"])
         for then, now in differences:
-            warn(
-                f"the run that is resumed had {then}; the pictures of {self._options.name!r} begin "
-                f"again with {now}."
-            )
+            with said_once(0 if trainer is None else trainer.global_rank):
+                warn(
+                    f"the run that is resumed had {then}; the pictures of {self._options.name!r} "
+                    f"begin again with {now}."
+                )
             history = history.reset()
         history.last_step = max(history.last_step, self.history.last_step)
         self.history = history
@@ -278,7 +280,7 @@ class Session:
     def _join_ranks(self, trainer: Trainer) -> Ranks:
         """Find the processes of the run, and refuse what cannot be promised with them."""
         ranks = build_ranks(trainer)
-        self.tolerance.sharded = ranks.sharded
+        self.tolerance.sharded, self.tolerance.rank = ranks.sharded, ranks.rank
         self.tolerance.check_sharded()
         return ranks
 
@@ -291,9 +293,10 @@ class Session:
             return
         check = None if self._gate is None else self._gate.check
         progress = Progress(trainer, self._options.name)
-        self._observer = build_observer(
-            trainer, pl_module, self.probe, self._options, ranks, check, progress.note
-        )
+        with said_once(ranks.rank):
+            self._observer = build_observer(
+                trainer, pl_module, self.probe, self._options, ranks, check, progress.note
+            )
         self._publisher = build_publisher(
             trainer,
             self._observer,
@@ -327,11 +330,14 @@ class Session:
     def _find_probe(self, trainer: Trainer, pl_module: Any, ranks: Ranks) -> None:
         """Choose a probe, or pass the one at hand through the hooks; the same on every rank."""
         if self.probe is not None:
-            with ranks.synchronized("passing the probe through the hooks"):
+            with (
+                ranks.synchronized("passing the probe through the hooks"),
+                said_once(ranks.rank),
+            ):
                 self.probe = transfer_probe(trainer, pl_module, self.probe)
         else:
             with self.tolerance("choosing a probe", unchanged=True, optional=True):
-                with ranks.synchronized("choosing a probe"):
+                with ranks.synchronized("choosing a probe"), said_once(ranks.rank):
                     chosen = choose_probe(trainer, pl_module)
                 self.probe = chosen
         if self.probe is not None and ranks.world > 1:
