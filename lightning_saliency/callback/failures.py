@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from lightning_saliency.callback.options import OnError
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
 from lightning_saliency.isolation.rng import random_streams_kept
-from lightning_saliency.observe.ranks import FailedElsewhere
+from lightning_saliency.observe.ranks import OtherRankError
 
 
 class Tolerance:
@@ -75,7 +75,7 @@ class Tolerance:
         if self._raises(optional=optional):
             hint = "" if self.sharded else _HINT
             raise SaliencyError(f"{failed}: {cause}{hint}") from error
-        elsewhere = self.rank != 0 and isinstance(error, FailedElsewhere)
+        elsewhere = self.rank != 0 and isinstance(error, OtherRankError)
         if doing not in self._warned and not elsewhere:
             what = "training" if self.stage == "fit" else "the run"
             blind = " and is not observed" if optional else ""

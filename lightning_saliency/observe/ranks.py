@@ -18,7 +18,7 @@ from lightning_saliency.errors import SaliencyError
 _SHARDED = frozenset({"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"})
 
 
-class FailedElsewhere(SaliencyError):
+class OtherRankError(SaliencyError):
     """Another rank failed, and this one did not."""
 
 
@@ -80,7 +80,7 @@ class Ranks:
         """Make a failure of one rank in the block a failure of all, so that no rank waits for it.
 
         Raises:
-            FailedElsewhere: Another rank failed, and this one did not.
+            OtherRankError: Another rank failed, and this one did not.
         """
         if self.world == 1:
             yield
@@ -94,4 +94,4 @@ class Ranks:
         if failure is not None:
             raise failure
         if not fine:
-            raise FailedElsewhere(f"another process failed while {doing}; its log says why.")
+            raise OtherRankError(f"another process failed while {doing}; its log says why.")
