@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -37,8 +38,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def watching(**options: Any) -> SaliencyCallback:
-    """A callback whose observations have four maps to compute."""
-    return SaliencyCallback(one_image(), tile_size=24, record=False, **options)
+    """A callback whose observations have five maps to compute: of four classes, and a gradient."""
+    return SaliencyCallback(one_image(), targets="all", tile_size=24, record=False, **options)
 
 
 def bar_of(kind: str, namespace: Any = pl, **options: Any) -> Any:
@@ -78,7 +79,7 @@ def test_a_long_observation_says_how_far_it_is_and_leaves_the_bar_as_it_was(
     ours, bar = watching(), bar_of(kind, **options)
     pair = (ours, bar) if ours_first else (bar, ours)
     screen = train(tmp_path, *pair, validate=validate)
-    said = "2 of 4 maps" if kind == "tqdm" else "saliency: maps"
+    said = "2 of 5 maps" if kind == "tqdm" else "saliency: maps"
     assert len([text for text in screen.seen if "saliency" in text and said in text]) >= 3
     assert not screen.overflown
     assert not screen.hidden
@@ -94,7 +95,7 @@ def test_a_long_observation_says_how_far_it_is_and_leaves_the_bar_as_it_was(
 def test_it_fits_in_any_terminal_in_both_namespaces(namespace, kind, columns, tmp_path):
     space = NAMESPACES[namespace]
     module = __import__(f"lightning_saliency.{namespace.partition('.')[0]}", fromlist=["*"])
-    ours = module.SaliencyCallback(one_image(), tile_size=24, record=False)
+    ours = module.SaliencyCallback(one_image(), targets="all", tile_size=24, record=False)
     with terminal(columns) as screen:
         trainer = space.Trainer(
             max_epochs=1,
@@ -108,7 +109,7 @@ def test_it_fits_in_any_terminal_in_both_namespaces(namespace, kind, columns, tm
         )
         trainer.fit(_network(space), loader(), loader(16))
     shown = [text for text in screen.seen if "saliency" in text]
-    assert any(re.search(r"\b2 of 4|2/4\b", text) for text in shown) or columns == 40
+    assert any(re.search(r"\b2 of 5|2/5\b", text) for text in shown) or columns == 40
     assert shown
     assert not screen.overflown
     assert "saliency" not in screen.text
@@ -202,19 +203,23 @@ def test_a_file_gets_no_stray_lines(kind, tmp_path, monkeypatch):
     assert logs[0] == logs[1]
 
 
-def test_other_ranks_do_not_touch_their_bars():
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_rank_looks_for_its_bar(first):
+    looks = []
+
     class Trainer:
-        is_global_zero = False
+        is_global_zero = first
 
         @property
-        def progress_bar_callback(self) -> Any:
-            raise AssertionError("a bar was looked for")
+        def progress_bar_callback(self) -> None:
+            looks.append(None)
 
     shown = Progress(Trainer(), "saliency")
-    shown._due = -1.0
     with shown():
-        assert shown._due == float("inf")
         shown.note(1, 2)
+    shown.note(2, 2)  # after the block
+    assert len(looks) == first
 
 
 @pytest.mark.usefixtures("at_once")
@@ -231,7 +236,7 @@ def test_an_error_of_a_bar_does_not_reach_training(failing, kind, tmp_path, monk
     monkeypatch.setattr(getattr(progress, f"_{kind.title()}Line"), failing, fail)
     screen = train(tmp_path, ours, bar)
     assert "Epoch 1" in screen.text
-    assert len(calls) == 3  # once per observation
+    assert len(calls) == 4  # once per observation, and once for the film strips
     assert len(ours._session.history.frames.spread()) == 3
     assert not [w for w in recwarn if "broken" in str(w.message)]
 
@@ -247,15 +252,16 @@ class Interrupted(Touchy):
         return super().forward(images)
 
     def _interrupt(self, gradient: Tensor) -> None:
-        Interrupted.passes += 1
-        if Interrupted.passes == 6:  # The trial before training has made some.
+        self.passes += 1  # It is set back after each observation.
+        if self.passes == 4:
             raise KeyboardInterrupt
 
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("kind", ["tqdm", "rich"])
-def test_an_observation_that_is_interrupted_clears_its_line(kind, tmp_path):
-    Interrupted.passes = 0
+def test_an_observation_that_is_interrupted_clears_its_line(kind, tmp_path, monkeypatch):
+    # Lightning lets the process ignore any further interrupt.
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     with terminal(80) as screen, pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(
             tmp_path,
