@@ -309,12 +309,7 @@ class Session:
             self._checking = Checking(
                 self._gate, self.tolerance, self._observer, self._publisher, self.ours
             )
-        with ranks.synchronized("looking for the record of the run that is resumed"):
-            if self.tolerance.stage == "fit" and ranks.rank == 0:
-                others = find_other_places(trainer, self._publisher.recorded_at)
-                self.history.parts = find_parts(
-                    self.history.parts, others, self._observer.fingerprint, self._options.name
-                )
+        self._find_record(trainer, ranks, self._observer, self._publisher)
         # Outside of training, what is in the folder is of the model's past, and stays.
         self._past = self.history.last_step if self.tolerance.stage == "fit" else None
         if self._begins and self.tolerance.stage == "fit":
@@ -326,6 +321,17 @@ class Session:
                 f"This trainer has fitted another model before: {self._options.name!r} begins "
                 f"again{recorded}",
             )
+
+    def _find_record(
+        self, trainer: Trainer, ranks: Ranks, observer: Observer, publisher: Publisher
+    ) -> None:
+        """Find the record of the run that is resumed, if there is one."""
+        with ranks.synchronized("looking for the record of the run that is resumed"):
+            if self.tolerance.stage == "fit" and ranks.rank == 0:
+                others = find_other_places(trainer, publisher.recorded_at)
+                self.history.parts = find_parts(
+                    self.history.parts, others, observer.fingerprint, self._options.name
+                )
 
     def _find_probe(self, trainer: Trainer, pl_module: Any, ranks: Ranks) -> None:
         """Choose a probe, or pass the one at hand through the hooks; the same on every rank."""
