@@ -81,6 +81,8 @@ def test_a_long_observation_says_how_far_it_is_and_leaves_the_bar_as_it_was(
     screen = train(tmp_path, *pair, validate=validate)
     said = "2 of 5 maps" if kind == "tqdm" else "saliency: maps"
     assert len([text for text in screen.seen if "saliency" in text and said in text]) >= 3
+    untrained = next(text for text in screen.seen if "saliency" in text)
+    assert "Epoch" not in untrained
     assert not screen.overflown
     assert not screen.hidden
     assert "saliency" not in screen.text
@@ -271,6 +273,27 @@ def test_an_observation_that_is_interrupted_clears_its_line(kind, tmp_path, monk
             enable_progress_bar=True,
             logger=False,
         )
+    assert [text for text in screen.seen if "saliency" in text]
+    assert "saliency" not in screen.text
+    assert not screen.hidden
+
+
+class Stopped(Touchy):
+    """Is interrupted by hand in its second epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("kind", ["tqdm", "rich"])
+def test_a_display_that_has_ended_is_not_started_again(kind, tmp_path, monkeypatch):
+    """Film strips are drawn after an interrupt, when the bar has been told of it already."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    options = {"module": Stopped(), "enable_progress_bar": True, "logger": False}
+    with terminal(80) as screen, pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, bar_of(kind), watching(), **options)
     assert [text for text in screen.seen if "saliency" in text]
     assert "saliency" not in screen.text
     assert not screen.hidden
