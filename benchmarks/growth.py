@@ -153,7 +153,7 @@ TITLES = {
     "images": f"images ({CLASSES} classes, {SIDE}²)",
     "classes": f"classes ({IMAGES} images, {SIDE}²)",
     "pixels": f"pixels ({IMAGES} images, {CLASSES} classes)",
-    "processes": f"processes (16 images, {CLASSES} classes, {SIDE}²)",
+    "processes": f"processes (16 images, {SIDE}²)",
 }
 
 
