@@ -250,11 +250,12 @@ def measure(model: nn.Module, images: Tensor, targets: Tensor, rounds: int) -> C
         try:
             explainer = way.build(copy.deepcopy(model))
             explainer(*chosen)
-            found = explain_exactly(way, double, images[some], chosen[1][some, some])
+            found = explain_exactly(way, double, chosen[0][some], chosen[1][some, some])
         except Exception as error:  # Other packages may fail in any way, and the table says how.
             case.failures[name] = f"{type(error).__name__}: {error}"
             continue
-        case.errors[name] = relative_error(found, expected[way.rule][:, : found.shape[1]])
+        rows, columns = found.shape[:2]
+        case.errors[name] = relative_error(found, expected[way.rule][:rows, :columns])
         calls[name] = lambda explainer=explainer, chosen=chosen: explainer(*chosen)
     bare_passes(model, images, CLASSES)
     seconds = interleaved(calls, rounds, warm_up=False)
