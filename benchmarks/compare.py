@@ -33,8 +33,8 @@ from lightning_saliency import explain
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "examples")]
-from networks import roughen
-from oracle import oracle, relative_error
+from networks import roughen  # noqa: E402
+from oracle import oracle, relative_error  # noqa: E402
 
 IMAGES, CLASSES = 8, 10
 SIDES = (64, 224)
@@ -54,7 +54,7 @@ def build_demo_network(side: int) -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
-    title: lambda side, name=name: torchvision.models.get_model(name, num_classes=CLASSES)
+    title: lambda _, name=name: torchvision.models.get_model(name, num_classes=CLASSES)
     for title, name in {
         "ResNet-18": "resnet18",
         "ResNet-50": "resnet50",
@@ -117,7 +117,7 @@ def use_captum_expanded(model: nn.Module) -> Explainer:
 def use_foxai(model: nn.Module) -> Explainer:
     """Captum for one image and one class at a time, as FoXAI's callback calls it.
 
-    The package itself cannot be installed on Python 3.11 or newer; these are the calls that it makes.
+    The package cannot be installed on Python 3.11 or newer; these are the calls that it makes.
     """
     for module in model.modules():
         if isinstance(module, nn.ReLU):

@@ -10,6 +10,7 @@ with that of a whole epoch, which is the median time of a batch times the number
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import statistics
 import tempfile
@@ -112,7 +113,7 @@ def fit(
             by_epoch.append(stopwatch.seconds.get("hooks", 0.0))
 
         def on_train_end(self, *_: Any) -> None:
-            # Lightning calls these hooks in turn: those of the last epoch have all been called.
+            # This comes before the same hook of the observed callback, which draws film strips.
             by_epoch.append(stopwatch.seconds.get("hooks", 0.0))
 
     def synthetic(count: int) -> TensorDataset:
@@ -134,7 +135,7 @@ def fit(
     )
     with stopwatch.watching({"hooks": [(callback, name) for name in HOOKS] if callback else []}):
         trainer.fit(Classifier(network), train, val)
-    taken = [after - before for before, after in zip(by_epoch, by_epoch[1:], strict=False)]
+    taken = [after - before for before, after in itertools.pairwise(by_epoch)]
     return clock.seconds, taken
 
 

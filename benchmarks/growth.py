@@ -10,6 +10,7 @@ Processes are real ones, which divide the images and exchange the results by glo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -141,7 +142,7 @@ def train(world: int, folder: Path, quick: bool) -> None:
     with stopwatch.watching({"observation": [(callback, "on_train_epoch_end")]}):
         trainer.fit(module, loader)
     if trainer.global_rank == 0:
-        taken = [after - before for before, after in zip(seconds, seconds[1:], strict=False)]
+        taken = [after - before for before, after in itertools.pairwise(seconds)]
         (folder / "seconds.json").write_text(json.dumps(statistics.median(taken[1:])))
 
 

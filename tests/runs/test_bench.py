@@ -54,7 +54,7 @@ def test_a_section_replaces_only_itself(benchmark):
     ],
 )
 def test_a_section_without_its_markers_is_refused(text, benchmark):
-    with pytest.raises(ValueError, match="'<!-- bench: first -->' and .* must be there once"):
+    with pytest.raises(ValueError, match=r"'<!-- bench: first -->' and .* must be there once"):
         benchmark("bench").replace_section(text, "first", "new")
 
 
