@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 import torch
@@ -59,6 +59,7 @@ AFTERWARDS = {
 }
 PARTS = {PASSES: [(observing, "compute")], **REDUCERS, **AFTERWARDS}
 REST = "the rest"
+BESIDE = "everything beside the passes"
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Observed:
     Attributes:
         begun: The seconds that the beginning of its record took, once per run.
         parts: For each observation, the seconds of each part.
+        busy: Likewise, but the processor's time in the thread that observes.
     """
 
     observer: Observer
@@ -75,26 +77,33 @@ class Observed:
     model: nn.Module
     history: History
     begun: float
-    parts: list[dict[str, float]]
+    parts: list[dict[str, float]] = field(default_factory=list)
+    busy: list[dict[str, float]] = field(default_factory=list)
 
     def observe(self) -> None:
         """Observe as a session does: explain, measure, record, draw, log and remember."""
         step = self.history.next_step(0)
-        stopwatch, start = Stopwatch(), time.perf_counter()
-        with stopwatch.watching(PARTS):
+        stopwatches = Stopwatch(), Stopwatch(time.thread_time)
+        starts = [each.clock() for each in stopwatches]
+        with stopwatches[0].watching(PARTS), stopwatches[1].watching(PARTS):
             profiles = {"first": self.history.first_profile, "previous": self.history.last_profile}
             observation = self.observer.observe(self.model, "", step, **profiles)
             self.publisher.publish(observation)
             scalars = self.publisher.scalars(observation.measures)
             self.history.add(observation, scalars, self.publisher.find_record(step))
-        whole, parts = time.perf_counter() - start, stopwatch.seconds
-        reducing = sum(parts[name] for name in REDUCERS)
-        parts[REST] = whole - parts[PASSES] - sum(parts[name] for name in AFTERWARDS)
-        self.parts.append(parts | {"whole": whole, "beside": whole - parts[PASSES] + reducing})
+        for kept, each, start in zip((self.parts, self.busy), stopwatches, starts, strict=True):
+            kept.append(complete(each.seconds, each.clock() - start))
 
-    def median(self, part: str) -> float:
+    def median(self, part: str, *, busy: bool = False) -> float:
         """The median seconds of a part, without the first observation, which warms up."""
-        return statistics.median(parts[part] for parts in self.parts[1:])
+        return statistics.median(parts[part] for parts in (self.busy if busy else self.parts)[1:])
+
+
+def complete(parts: dict[str, float], whole: float) -> dict[str, float]:
+    """Add the rest, the whole, and all that is not passes."""
+    rest = whole - parts[PASSES] - sum(parts[name] for name in AFTERWARDS)
+    beside = whole - parts[PASSES] + sum(parts[name] for name in REDUCERS)
+    return parts | {REST: rest, "whole": whole, BESIDE: beside}
 
 
 @contextmanager
@@ -119,7 +128,7 @@ def observed(images: int, classes: int, side: int) -> Iterator[Observed]:
         start = time.perf_counter()
         publisher.begin(run_info("saliency", observer.meter, {}), after=-1)
         begun = time.perf_counter() - start
-        yield Observed(observer, publisher, model, History(), begun, [])
+        yield Observed(observer, publisher, model, History(), begun)
         logger.finalize("success")  # before its folder is removed
 
 
@@ -136,21 +145,28 @@ def report(effort: Effort) -> str:
             "TensorBoard": logger.experiment.flush,
         }
         seconds = interleaved(variants, effort.rounds)
-        flushing = statistics.median(seconds["TensorBoard"])
-        floor = statistics.median(seconds["floor"])
+        flushing, floor = (statistics.median(seconds[name]) for name in ("TensorBoard", "floor"))
         whole = ratio(seconds, "observation", "floor")
-        within = sum(case.median(name) for name in REDUCERS)
-        passes = case.median(PASSES) - within
+    parts = (*REDUCERS, *AFTERWARDS, REST)
     rows = [
-        ["floor: one forward pass, a gradient per class, and that of the label", as_time(floor)],
-        ["the passes", as_time(passes)],
-        *([name, as_time(case.median(name))] for name in (*REDUCERS, *AFTERWARDS, REST)),
-        ["**everything beside the passes** (aim: below 60 ms)", as_time(case.median("beside"))],
-        ["the whole observation, of the floor", f"{whole:.2f}×"],
-        ["after it, in TensorBoard's own thread", as_time(flushing)],
-        ["once per run: thumbnails and `run.json`", as_time(case.begun)],
+        [
+            "floor: one forward pass, a gradient per class, and that of the label",
+            as_time(floor),
+            "",
+        ],
+        [PASSES, *as_times(case, PASSES)],
+        *([f"{'of which: ' * (name in REDUCERS)}{name}", *as_times(case, name)] for name in parts),
+        [f"**{BESIDE}** (aim: below 60 ms)", *as_times(case, BESIDE)],
+        ["the whole observation, of the floor", f"{whole:.2f}×", ""],
+        ["after it, in TensorBoard's own thread", as_time(flushing), ""],
+        ["once per run: thumbnails and `run.json`", as_time(case.begun), ""],
     ]
-    return table([f"ResNet-18, {images} × {classes} at {side}²", "median"], rows)
+    head = [f"ResNet-18, {images} × {classes} at {side}²", "median", "processor"]
+    return table(head, rows)
+
+
+def as_times(case: Observed, part: str) -> tuple[str, str]:
+    return as_time(case.median(part)), as_time(case.median(part, busy=True))
 
 
 def as_time(seconds: float) -> str:

@@ -78,9 +78,10 @@ def build_resnet18() -> nn.Module:
     return network
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "ResNet-20 of CIFAR-10": build_resnet20,
-    "ResNet-18, small stem": build_resnet18,
+# With the number of batches to train per epoch.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "ResNet-20 of CIFAR-10": (build_resnet20, 6),
+    "ResNet-18, small stem": (build_resnet18, 2),
 }
 
 
@@ -139,7 +140,9 @@ def fit(
     return clock.seconds, taken
 
 
-def measure(network: str, epochs: int, batches: int) -> tuple[float, float, float]:
+def measure(
+    build: Callable[[], nn.Module], epochs: int, batches: int
+) -> tuple[float, float, float]:
     """The median seconds of a batch without and with the callback, and of its hooks per epoch."""
     torch.manual_seed(0)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -147,7 +150,7 @@ def measure(network: str, epochs: int, batches: int) -> tuple[float, float, floa
     found = []
     for callback in (None, SaliencyCallback()):
         with tempfile.TemporaryDirectory() as folder:
-            found.append(fit(NETWORKS[network](), Path(folder), epochs, batches, callback))
+            found.append(fit(build(), Path(folder), epochs, batches, callback))
     (plain, _), (observed, hooks) = found
     # The first batch and the first observation warm up.
     return statistics.median(plain[1:]), statistics.median(observed[1:]), median_after_first(hooks)
@@ -160,11 +163,9 @@ def median_after_first(seconds: list[float]) -> float:
 def report(effort: Effort) -> str:
     """What one observation per epoch adds to an epoch."""
     rows = []
-    epochs, batches = (2, 2) if effort.quick else (4, 4)
-    for name in NETWORKS:
-        if effort.quick and name != next(iter(NETWORKS)):
-            continue
-        plain, observed, hooks = measure(name, epochs, batches)
+    networks = list(NETWORKS.items())[: 1 if effort.quick else None]
+    for name, (build, batches) in networks:
+        plain, observed, hooks = measure(build, 2 if effort.quick else 4, batches)
         epoch = BATCHES * plain
         cells = (f"{plain:.2f} s", f"{observed:.2f} s", f"{epoch:.0f} s", f"{hooks:.2f} s")
         rows.append([name, *cells, f"**{100 * hooks / epoch:.2f} %**"])

@@ -26,6 +26,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torchvision
+from cost import BESIDE as PART_BESIDE
 from cost import observed
 from epoch import Classifier
 from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def observe_at(images: int, classes: int, side: int, rounds: int) -> dict[str, f
         for _ in range(rounds + 1):
             case.observe()
             case.publisher.log._loggers[0].experiment.flush()
-        return {WHOLE: case.median("whole"), BESIDE: case.median("beside")}
+        return {WHOLE: case.median("whole"), BESIDE: case.median(PART_BESIDE)}
 
 
 def measure(quick: bool) -> list[Growth]:
