@@ -249,7 +249,7 @@ def measure(model: nn.Module, images: Tensor, targets: Tensor, rounds: int) -> C
         chosen = images[: way.images], targets[: way.images, : way.classes]
         try:
             explainer = way.build(copy.deepcopy(model))
-            explainer(*chosen)
+            explainer(*(part[some] for part in chosen))  # It may fail, and warms up.
             found = explain_exactly(way, double, chosen[0][some], chosen[1][some, some])
         except Exception as error:  # Other packages may fail in any way, and the table says how.
             case.failures[name] = f"{type(error).__name__}: {error}"

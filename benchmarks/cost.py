@@ -150,7 +150,7 @@ def report(effort: Effort) -> str:
     parts = (*REDUCERS, *AFTERWARDS, REST)
     rows = [
         [
-            "floor: one forward pass, a gradient per class, and that of the label",
+            "floor: a forward pass, a gradient per class, that of the label",
             as_time(floor),
             "",
         ],

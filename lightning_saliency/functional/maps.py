@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -208,14 +209,24 @@ def _pool(
     """Join the pixels of each block by ``stronger``; the blocks are those of adaptive pooling."""
     # Whole rows are copied quickly, and columns are rows of the transposed maps.
     for count in shape:
-        length = maps.shape[-2]
-        block = torch.arange(count, device=maps.device)
-        first, last = block * length // count, -(-(block + 1) * length // count) - 1
+        first, *others = _list_rows(maps.shape[-2], count, maps.device)
+        maps = maps.contiguous()
         joined = maps.index_select(-2, first)
-        for step in range(1, -(-length // count) + (length % count > 0)):
-            joined = stronger(joined, maps.index_select(-2, torch.minimum(first + step, last)))
-        maps = joined.mT.contiguous()
+        for rows in others:
+            joined = stronger(joined, maps.index_select(-2, rows))
+        maps = joined.mT
     return maps
+
+
+@lru_cache(maxsize=64)
+def _list_rows(length: int, count: int, device: torch.device) -> list[Tensor]:
+    """The first row of each of ``count`` blocks, the second, and so on; the last one repeats."""
+    # Tensors of inference mode could not be used by gradients later.
+    with torch.inference_mode(False):
+        block = torch.arange(count, device=device)
+        first, last = block * length // count, -(-(block + 1) * length // count) - 1
+        most = -(-length // count) + (length % count > 0)
+        return [torch.minimum(first + row, last) for row in range(most)]
 
 
 # Maps are kept in 8 bits, the depth of the colours: their values in units of their peak.
