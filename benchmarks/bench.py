@@ -16,6 +16,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import checkpoints
@@ -30,13 +31,14 @@ from timing import Effort, describe_machine
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 SECTIONS: dict[str, Callable[[Effort], str]] = {
-    "comparison": compare.report,
+    **{f"comparison at {side}²": partial(compare.report, side=side) for side in compare.SIDES},
     "observation": cost.report,
     "growth": growth.report,
     "memory": memory.report,
     "checkpoints": checkpoints.report,
     "epoch": epoch.report,
 }
+SLOWEST = f"comparison at {compare.SIDES[-1]}²"  # not tried in a quick run
 
 
 def replace_section(text: str, name: str, body: str) -> str:
@@ -69,8 +71,11 @@ def measure(name: str, effort: Effort) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--rounds", type=int, default=5, help="of the comparison at 224²")
+    listed = ", ".join(SECTIONS)
+    parser.add_argument(
+        "--sections", nargs="+", metavar="WORD", default=[""], help=f"words of: {listed}"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of the comparison at 224²")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=1)
@@ -78,7 +83,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore")
     effort = Effort(arguments.rounds, arguments.quick)
-    for name in arguments.sections:
+    chosen = [name for name in SECTIONS if any(word in name for word in arguments.sections)]
+    if arguments.quick:
+        chosen = [name for name in chosen if name != SLOWEST]
+    for name in chosen:
         print(f"\n{name}\n", flush=True)
         body = measure(name, effort)
         print(body, flush=True)

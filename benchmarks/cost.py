@@ -175,7 +175,7 @@ def as_time(seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="images of 64²")
     arguments = parser.parse_args()
     print(report(Effort(arguments.rounds, arguments.quick)))

@@ -30,7 +30,7 @@ class Effort:
         quick: Whether to take fewer and smaller cases, to see that everything runs.
     """
 
-    rounds: int = 5
+    rounds: int = 3
     quick: bool = False
 
 
