@@ -76,9 +76,10 @@ def observe_at(images: int, classes: int, side: int, rounds: int) -> dict[str, f
         return {WHOLE: case.median("whole"), BESIDE: case.median(PART_BESIDE)}
 
 
-def measure(quick: bool) -> list[Growth]:
+def measure(effort: Effort) -> list[Growth]:
     """The growths with images, classes and pixels, in this process, then with processes."""
-    rounds = 1 if quick else 5
+    quick = effort.quick
+    rounds = 1 if quick else effort.rounds
     images = (2, 4, 8) if quick else (2, 4, 8, 16, 32)
     classes = (2, 5, 10) if quick else (2, 5, 10, 20, 50)
     sides = (32, 64) if quick else (64, 96, 128, 192, 256)
@@ -210,7 +211,7 @@ def name_size(name: str, size: int) -> str:
 
 def report(effort: Effort, picture: Path = PICTURE) -> str:
     """The exponents, with the smallest and the largest case; the picture is drawn on the way."""
-    growths = measure(effort.quick)
+    growths = measure(effort)
     draw(growths, picture)
     rows = []
     for growth in growths:

@@ -220,7 +220,7 @@ def test_the_growth_is_drawn_and_tabulated(benchmark, monkeypatch, tmp_path):
         growth.Growth("pixels", [16, 64], lines),
         growth.Growth("processes", [1, 2], {growth.WHOLE: [2.0, 1.0]}),
     ]
-    monkeypatch.setattr(growth, "measure", lambda quick: found)
+    monkeypatch.setattr(growth, "measure", lambda effort: found)
     report = growth.report(benchmark("timing").Effort(), path)
     assert "| pixels | 4² → 8² | 1.00 → 2.00 s | 0.50 | 0.25 → 1.00 s | 1.00 |" in report
     assert "| processes | 1 → 2 | 2.00 → 1.00 s | -1.00 |  |  |" in report
