@@ -186,7 +186,7 @@ def draw_panel(axis: Axes, growth: Growth) -> None:
         axis.plot(sizes, factor * sizes**exponent, color=colour, linewidth=1.4, alpha=0.7)
         middle = math.sqrt(sizes[0] * sizes[-1])
         axis.annotate(
-            f"{growth.name}$^{{\\,{exponent:.2f}}}$".replace("-", "−"),
+            f"{growth.name}$^{{\\,{exponent:.2f}}}$".replace("-", "{-}"),
             (middle, factor * middle**exponent),
             xytext=(0, 9),
             textcoords="offset points",
