@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format wheel pictures clean
+.PHONY: demo test test-all bench check format wheel pictures clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/fit_digits.py
@@ -15,6 +15,10 @@ test: .venv/.dev
 
 test-all: .venv/.dev
 	$(PYTEST) -m ""
+
+# Tables in benchmarks/RESULTS.md; options as in `make bench BENCH="--quick"`.
+bench: .venv/.bench
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py $(BENCH)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -42,6 +46,11 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --editable ".[examples]"
 	touch $@
+
+.venv/.bench: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --editable ".[bench]"
+	touch $@ .venv/.demo
 
 .venv/.dev: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -15,12 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from timing import Effort, table
 
 from lightning_saliency import ProbeBatch
+from lightning_saliency.draw.mosaics import FILMSTRIP_COLUMNS
 from lightning_saliency.observe.history import History
 from lightning_saliency.record.observation import Measured, Observation, Snapshot
 
-SIDE, CELLS = 96, 8
+SIDE, CELLS, OBSERVATIONS = 96, 8, 50
+FRAMES = 2 * FILMSTRIP_COLUMNS  # the most that a run keeps which is not recorded
 RUNS = {"8 × 10 × 96²": (8, 10), "8 × 1000 × 96²": (8, 1000)}
 PROBES = {"8 × 224²": (8, 224, 224), "1 × 3000 × 4000": (1, 3000, 4000)}
 
@@ -62,26 +65,41 @@ def size_of_run(observation: Observation, observations: int, folder: Path | None
     return size_of(history.state())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--observations", type=int, default=50)
-    parser.add_argument("--unrecorded", action="store_true", help="measure `record=False` too")
-    arguments = parser.parse_args()
+def report(effort: Effort) -> str:
+    """The sizes of a run's state, recorded and not, and of the images of a probe."""
+    folder = Path("logs/version_0/saliency")
+    rows = []
     for name, (images, classes) in RUNS.items():
         observation = make_observation(images, classes)
-        places = [Path("logs/version_0/saliency"), *([None] if arguments.unrecorded else [])]
-        for folder in places:
-            kind = "not recorded" if folder is None else "recorded"
-            size = size_of_run(observation, arguments.observations, folder)
-            print(f"{name:15} {arguments.observations} observations, {kind}: {size / 1e3:.1f} kB")
-    for name, (count, height, width) in PROBES.items():
+        recorded = size_of_run(observation, OBSERVATIONS, folder)
+        # The frames of a thousand classes would take gigabytes, so only two are stored.
+        one, two = (size_of_run(observation, count, None) for count in (1, 2))
+        unrecorded = one + (FRAMES - 1) * (two - one)
+        rows.append([name, as_size(recorded), as_size(unrecorded)])
+    head = [f"{OBSERVATIONS} observations", "recorded", "`record=False`, at most"]
+    return table(head, rows) + "\n" + table(*tabulate_probes(effort))
+
+
+def tabulate_probes(effort: Effort) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for name, (count, height, width) in list(PROBES.items())[: 1 if effort.quick else None]:
         photos = torch.randint(256, (count, 3, height, width)).float() / 255
         probe = ProbeBatch((photos - 0.45) / 0.225, torch.zeros(count, dtype=torch.int64))
         start = time.perf_counter()
         state = probe.compact_state()
         seconds = time.perf_counter() - start
-        before, after = (size_of(s) / 1e6 for s in (probe.state(), state))
-        print(f"probe of {name}: {before:.1f} → {after:.1f} MB, encoded once in {seconds:.2f} s")
+        sizes = (as_size(size_of(each)) for each in (probe.state(), state))
+        rows.append([name, *sizes, f"{seconds:.2f} s"])
+    return ["normalised photos", "as float32", "in the checkpoint", "encoded once in"], rows
+
+
+def as_size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    print(report(Effort()))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
+from timing import Effort, table
 from torch import nn
 
 from lightning_saliency import ProbeBatch
@@ -76,6 +77,20 @@ def peak(kind: str, case: tuple[int, int, int, int]) -> int:
     return int(done.stdout)
 
 
+def report(effort: Effort) -> str:
+    """The peaks of each case, next to the bound."""
+    rows = []
+    for case in CASES[-1:] if effort.quick else CASES:
+        count, classes, side, chunk = case
+        passes, observation = peak("passes", case), peak("observation", case)
+        bound = stated_bound(build(*case)[0])
+        sizes = (passes, observation, observation - passes, bound, 12 * count * classes * side**2)
+        cells = (f"{size / 1e6:.0f} MB" for size in sizes)
+        rows.append([f"{count} × {classes} at {side}²", chunk, *cells])
+    head = ["images × classes", "chunk", "passes", "observation", "above", "bound", "in full"]
+    return table(head, rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", choices=["passes", "observation"], help=argparse.SUPPRESS)
@@ -83,16 +98,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.kind:
         print(peak_here(options.kind, tuple(options.case)))
-        return
-    print("| images × classes | chunk | passes | observation | above | bound | in full |")
-    print("|---|---|---|---|---|---|---|")
-    for case in CASES:
-        count, classes, side, chunk = case
-        passes, observation = peak("passes", case), peak("observation", case)
-        bound = stated_bound(build(*case)[0])
-        sizes = (passes, observation, observation - passes, bound, 12 * count * classes * side**2)
-        cells = " | ".join(f"{size / 1e6:.0f} MB" for size in sizes)
-        print(f"| {count} × {classes} at {side}² | {chunk} | {cells} |", flush=True)
+    else:
+        print(report(Effort()))
 
 
 if __name__ == "__main__":

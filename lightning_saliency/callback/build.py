@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import choose_targets
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.callback.options import Options
+from lightning_saliency.callback.progress import Progress
 from lightning_saliency.callback.publisher import Publisher
 from lightning_saliency.callback.run_folder import find_run_folder
 from lightning_saliency.callback.trainer import (
@@ -41,8 +42,18 @@ def build_observer(
     options: Options,
     ranks: Ranks,
     check: AttentionCheck | None = None,
+    note: Callable[[int, int], None] | None = None,
 ) -> Observer:
     """Build an observer of ``pl_module``, which is tried on two images. Collective.
+
+    Args:
+        trainer: Of the run.
+        pl_module: The model.
+        probe: The images.
+        options: What to show and how.
+        ranks: The processes of the run.
+        check: What the run is held against.
+        note: See :class:`Observer`.
 
     Raises:
         SaliencyError: The module cannot be called with images, what it returns holds no logits or
@@ -76,6 +87,7 @@ def build_observer(
         options=passes,
         meter=build_meter(probe, size, check, one_logit=classes == 1),
         ranks=ranks,
+        note=note,
     )
 
 
@@ -128,6 +140,7 @@ def build_publisher(
     number: int = 1,
     *,
     checked: bool = False,
+    progress: Progress | None = None,
 ) -> Publisher:
     """Build a publisher of what ``observer`` sees. Collective.
 
@@ -137,6 +150,7 @@ def build_publisher(
         options: What to show and how.
         number: Of the model, among those that the trainer has fitted; each has its own record.
         checked: Whether the run is held against a check.
+        progress: Shows how far the pictures are; by default nothing is shown.
     """
     ranks = observer.ranks
     folder = find_run_folder(trainer, ranks, needed=checked)
@@ -157,4 +171,5 @@ def build_publisher(
         log=log if first else None,
         writer=RunWriter(kept, options.keep) if first and kept is not None else None,
         recorded_at=kept,
+        progress=progress or Progress(),
     )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from lightning_saliency.callback.options import OnError
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
 from lightning_saliency.isolation.rng import random_streams_kept
+from lightning_saliency.observe.ranks import OtherRankError
 
 
 class Tolerance:
@@ -20,13 +21,14 @@ class Tolerance:
     Attributes:
         stage: Of the trainer: ``"fit"`` or another. Outside of training only a sharded run raises.
         sharded: Whether other processes would wait for this one.
+        rank: Of this process. A rank other than 0 only warns of what failed in itself.
         cause: The last error that was survived, in words.
     """
 
     def __init__(self, on_error: OnError | None) -> None:
         self._on_error = on_error
         self._warned: set[str] = set()
-        self.stage, self.sharded, self.cause = "", False, ""
+        self.stage, self.sharded, self.rank, self.cause = "", False, 0, ""
 
     @contextmanager
     def __call__(
@@ -73,7 +75,8 @@ class Tolerance:
         if self._raises(optional=optional):
             hint = "" if self.sharded else _HINT
             raise SaliencyError(f"{failed}: {cause}{hint}") from error
-        if doing not in self._warned:
+        elsewhere = self.rank != 0 and isinstance(error, OtherRankError)
+        if doing not in self._warned and not elsewhere:
             what = "training" if self.stage == "fit" else "the run"
             blind = " and is not observed" if optional else ""
             warn(f"{failed}, {what} goes on{blind}: {cause}")
@@ -86,6 +89,17 @@ _HINT = "\nWith `on_error='warn'` training goes on in such a case."
 def warn(message: str) -> None:
     """Warn; the line that a user would look for lies far above, in the call of the trainer."""
     warnings.warn(message, SaliencyWarning, stacklevel=3)
+
+
+@contextmanager
+def said_once(rank: int) -> Iterator[None]:
+    """Leave it to rank 0 to warn of what every rank finds in the block."""
+    if rank == 0:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SaliencyWarning)
+        yield
 
 
 def in_turn(*steps: Callable[[], None]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightning_saliency.callback.failures import warn
 from lightning_saliency.callback.filmstrips import read_strips
 from lightning_saliency.callback.loggers import PictureLog
+from lightning_saliency.callback.progress import Progress
 from lightning_saliency.check.attention import AttentionCheck
 from lightning_saliency.check.difference import draw
 from lightning_saliency.check.evaluate import Candidate
@@ -42,6 +43,7 @@ class Publisher:
         log: Takes pictures and scalars; ``None`` on the other ranks.
         writer: Keeps the record; ``None`` if nothing is kept, or another rank does.
         recorded_at: The folder of the record, on every rank.
+        progress: Shows how far the pictures are.
     """
 
     tag: str
@@ -51,6 +53,7 @@ class Publisher:
     log: PictureLog | None
     writer: RunWriter | None
     recorded_at: Place | None
+    progress: Progress = field(default_factory=Progress)
 
     def begin(self, info: RunInfo, *, after: int | None) -> int:
         """Begin the record of a run, or go on in it.
@@ -134,6 +137,7 @@ class Publisher:
                 picture = self.renderer.filmstrip(snapshots, image)
                 tag = f"{filmstrip_tag(self.tag)}/{self.probe.image_name(image)}"
                 self.log.add(tag, picture, snapshots[-1].step)
+                self.progress.note(image + 1, len(self.probe), "film strips")
 
     def end(self, metrics: Numbers, *, finished: bool) -> None:
         """Write down how the run ended, if it is recorded."""
@@ -151,7 +155,10 @@ class Publisher:
         snapshot = observation.snapshot
         for start in range(0, len(self.probe), _BATCH):
             images = range(start, min(start + _BATCH, len(self.probe)))
-            pictures = [self.renderer.mosaic(snapshot, image) for image in images]
+            pictures = []
+            for image in images:
+                pictures.append(self.renderer.mosaic(snapshot, image))
+                self.progress.note(image + 1, len(self.probe), "pictures")
             for image, picture in zip(images, pictures, strict=True):
                 log.add(f"{self.tag}/{self.probe.image_name(image)}", picture, snapshot.step)
 

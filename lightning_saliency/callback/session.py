@@ -11,9 +11,10 @@ from lightning_saliency.callback.batch_hooks import transfer_probe
 from lightning_saliency.callback.build import build_observer, build_publisher
 from lightning_saliency.callback.checking import Checking
 from lightning_saliency.callback.default_probe import choose_probe
-from lightning_saliency.callback.failures import Tolerance, in_turn, warn
+from lightning_saliency.callback.failures import Tolerance, in_turn, said_once, warn
 from lightning_saliency.callback.filmstrips import find_other_places, find_parts
 from lightning_saliency.callback.options import Options
+from lightning_saliency.callback.progress import Progress
 from lightning_saliency.callback.publisher import Publisher
 from lightning_saliency.callback.schedule import Schedule, check_schedulers
 from lightning_saliency.callback.trainer import (
@@ -130,11 +131,12 @@ class Session:
             self._prepare(trainer, pl_module, ranks)
         if self._schedule.at_start and (self._begins or trainer.global_step == 0):
             if is_uninitialised(pl_module):
-                warn(
-                    f"{type(pl_module).__name__} has lazy layers, whose weights the first training "
-                    "step will make, so the untrained model is not observed. Run one batch through "
-                    "it before `fit`, or pass `at_start=False`."
-                )
+                with said_once(ranks.rank):
+                    warn(
+                        f"{type(pl_module).__name__} has lazy layers, whose weights the first "
+                        "training step will make, so the untrained model is not observed. Run one "
+                        "batch through it before `fit`, or pass `at_start=False`."
+                    )
             else:
                 self._observe(trainer, pl_module, UNTRAINED, current_step(trainer))
         self._begins = False
@@ -237,12 +239,12 @@ class Session:
         shown = state["shown"]
         history = History.from_state(state, rule=str(shown["rule"]))
         stored = None if state["probe"] is None else ProbeBatch.from_state(state["probe"])
+        trainer = None if self._trainer is None else self._trainer()
         if self.probe is None:
             self.probe = stored
         else:
             # The probe of the run has passed the hooks. Where the module cannot pass batches yet,
             # the same is tried again, and its error raised, when training starts.
-            trainer = None if self._trainer is None else self._trainer()
             if trainer is not None:
                 with suppress(Exception):
                     self.probe = transfer_probe(trainer, trainer.lightning_module, self.probe)
@@ -250,10 +252,11 @@ class Session:
         if self._gate is not None and not differences:
             self._gate.load_state_dict(state["gate"])
         for then, now in differences:
-            warn(
-                f"the run that is resumed had {then}; the pictures of {self._options.name!r} begin "
-                f"again with {now}."
-            )
+            with said_once(0 if trainer is None else trainer.global_rank):
+                warn(
+                    f"the run that is resumed had {then}; the pictures of {self._options.name!r} "
+                    f"begin again with {now}."
+                )
             history = history.reset()
         history.last_step = max(history.last_step, self.history.last_step)
         self.history = history
@@ -277,7 +280,7 @@ class Session:
     def _join_ranks(self, trainer: Trainer) -> Ranks:
         """Find the processes of the run, and refuse what cannot be promised with them."""
         ranks = build_ranks(trainer)
-        self.tolerance.sharded = ranks.sharded
+        self.tolerance.sharded, self.tolerance.rank = ranks.sharded, ranks.rank
         self.tolerance.check_sharded()
         return ranks
 
@@ -289,20 +292,24 @@ class Session:
         if self.probe is None:
             return
         check = None if self._gate is None else self._gate.check
-        self._observer = build_observer(trainer, pl_module, self.probe, self._options, ranks, check)
+        progress = Progress(trainer, self._options.name)
+        with said_once(ranks.rank):
+            self._observer = build_observer(
+                trainer, pl_module, self.probe, self._options, ranks, check, progress.note
+            )
         self._publisher = build_publisher(
-            trainer, self._observer, self._options, self._number, checked=check is not None
+            trainer,
+            self._observer,
+            self._options,
+            self._number,
+            checked=check is not None,
+            progress=progress,
         )
         if self._gate is not None:
             self._checking = Checking(
                 self._gate, self.tolerance, self._observer, self._publisher, self.ours
             )
-        with ranks.synchronized("looking for the record of the run that is resumed"):
-            if self.tolerance.stage == "fit" and ranks.rank == 0:
-                others = find_other_places(trainer, self._publisher.recorded_at)
-                self.history.parts = find_parts(
-                    self.history.parts, others, self._observer.fingerprint, self._options.name
-                )
+        self._find_record(trainer, ranks, self._observer, self._publisher)
         # Outside of training, what is in the folder is of the model's past, and stays.
         self._past = self.history.last_step if self.tolerance.stage == "fit" else None
         if self._begins and self.tolerance.stage == "fit":
@@ -315,14 +322,28 @@ class Session:
                 f"again{recorded}",
             )
 
+    def _find_record(
+        self, trainer: Trainer, ranks: Ranks, observer: Observer, publisher: Publisher
+    ) -> None:
+        """Find the record of the run that is resumed, if there is one."""
+        with ranks.synchronized("looking for the record of the run that is resumed"):
+            if self.tolerance.stage == "fit" and ranks.rank == 0:
+                others = find_other_places(trainer, publisher.recorded_at)
+                self.history.parts = find_parts(
+                    self.history.parts, others, observer.fingerprint, self._options.name
+                )
+
     def _find_probe(self, trainer: Trainer, pl_module: Any, ranks: Ranks) -> None:
         """Choose a probe, or pass the one at hand through the hooks; the same on every rank."""
         if self.probe is not None:
-            with ranks.synchronized("passing the probe through the hooks"):
+            with (
+                ranks.synchronized("passing the probe through the hooks"),
+                said_once(ranks.rank),
+            ):
                 self.probe = transfer_probe(trainer, pl_module, self.probe)
         else:
             with self.tolerance("choosing a probe", unchanged=True, optional=True):
-                with ranks.synchronized("choosing a probe"):
+                with ranks.synchronized("choosing a probe"), said_once(ranks.rank):
                     chosen = choose_probe(trainer, pl_module)
                 self.probe = chosen
         if self.probe is not None and ranks.world > 1:
@@ -342,7 +363,7 @@ class Session:
             return
         # Earlier observations no longer describe this model.
         self._observation = self._weights = None
-        with self.tolerance("observing the model", caption):
+        with self.tolerance("observing the model", caption), publisher.progress():
             if self._info is None:
                 self._info = self._begin_record(observer, publisher)
             step = self.history.next_step(step)
@@ -421,7 +442,7 @@ class Session:
             )
 
     def _draw_filmstrips(self, trainer: Trainer, publisher: Publisher) -> None:
-        with self.tolerance("drawing the film strips"):
+        with self.tolerance("drawing the film strips"), publisher.progress():
             publisher.publish_filmstrips(self.history)
             if publisher.files_at is not None:
                 where = f"the maps are PNG files in {publisher.files_at}"

@@ -38,6 +38,7 @@ class Trainer(Protocol):
     log_dir: str | None  # a collective: to be asked for on every rank
     loggers: Sequence[Any]
     precision_plugin: Any
+    progress_bar_callback: Any  # None if there is no bar
     sanity_checking: bool
     should_stop: bool
     state: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -176,7 +176,7 @@ def _write_row_name(
     x, middle = place
     for number, (text, ink) in enumerate(lines):
         y = middle + int((number - (len(lines) - 1) / 2) * _LINE)
-        draw.text((x, y), text, ink, _font(), anchor="rm")
+        _draw_text(draw, (x, y), text, ink, anchor="rm")
 
 
 def _draw_lead(
@@ -235,16 +235,51 @@ def _write(
         aside: Colour of the text on the right.
     """
     x, y = place
-    right_font = _font(bold and aside == ink)
-    room = width - (right_font.getlength(right) + 4 if right else 0)
-    draw.text((x, y), _shortened(left, room, bold=bold), ink, _font(bold))
-    draw.text((x + width, y), right, aside, right_font, anchor="ra")
+    right_bold = bold and aside == ink
+    room = width - (_length(right, right_bold) + 4 if right else 0)
+    _draw_text(draw, (x, y), _shortened(left, room, bold=bold), ink, bold=bold)
+    _draw_text(draw, (x + width, y), right, aside, bold=right_bold, anchor="ra")
 
 
+def _draw_text(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    text: str,
+    ink: Ink,
+    *,
+    bold: bool = False,
+    anchor: str = "la",
+) -> None:
+    """Write ``text`` at ``place``; ``anchor`` is PIL's word for the part of it that lies there."""
+    if text:
+        mask, left, top = _text_mask(text, bold, anchor)
+        draw.bitmap((place[0] + left, place[1] + top), mask, ink)
+
+
+# The pictures of a run repeat their words, and it takes longer to measure and to render those than
+# to draw the rest of a mosaic. A mask has about a kilobyte.
+_KNOWN_TEXTS = 2048
+
+
+@lru_cache(maxsize=_KNOWN_TEXTS)
+def _text_mask(text: str, bold: bool, anchor: str) -> tuple[Image.Image, int, int]:
+    """How much ink each pixel of ``text`` takes, and how far its corner is from the anchor."""
+    left, top, right, bottom = map(int, _font(bold).getbbox(text, anchor=anchor))
+    mask = Image.new("L", (max(1, right - left), max(1, bottom - top)))
+    ImageDraw.Draw(mask).text((-left, -top), text, 255, _font(bold), anchor=anchor)
+    return mask, left, top
+
+
+@lru_cache(maxsize=_KNOWN_TEXTS)
+def _length(text: str, bold: bool = False) -> float:
+    return _font(bold).getlength(text)
+
+
+@lru_cache(maxsize=_KNOWN_TEXTS)
 def _shortened(text: str, width: float, *, bold: bool) -> str:
     # A line break in a name would start a second line, over whatever is below.
     text = " ".join(text[:_LONGEST_TEXT].split())
-    if _font(bold).getlength(text) <= width:
+    if _length(text, bold) <= width:
         return text
     while text and _font(bold).getlength(text + "…") > width:
         text = text[:-1]
@@ -252,7 +287,7 @@ def _shortened(text: str, width: float, *, bold: bool) -> str:
 
 
 def _widest(texts: Sequence[str]) -> int:
-    return int(max((_font().getlength(text) for text in texts), default=0))
+    return int(max(map(_length, texts), default=0))
 
 
 @cache

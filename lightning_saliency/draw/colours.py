@@ -54,7 +54,7 @@ def colorize(
 
 def _coloured(values: NDArray[Any], colours: str) -> Picture:
     """``values`` ``(h, w)``, clipped to [0, 1], in the colours of a colour map of matplotlib."""
-    picture: Picture = _colour_table(colours)[_to_bytes(values)]
+    picture: Picture = np.take(_colour_table(colours), _to_bytes(values), axis=0)
     return picture
 
 
@@ -95,6 +95,8 @@ def fit(values: NDArray[Any], size: int) -> NDArray[Any]:
     longest = max(height, width)
     sharp = longest * 2 <= size
     shape = (max(1, round(width * size / longest)), max(1, round(height * size / longest)))
+    if shape == (height, width) == (size, size):
+        return values
     method = Image.Resampling.NEAREST if sharp else Image.Resampling.BICUBIC
     scaled = np.asarray(Image.fromarray(values).resize(shape, method))
     square = np.zeros((size, size, *values.shape[2:]), dtype=values.dtype)

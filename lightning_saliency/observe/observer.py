@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.diagnostics import mixes_images
 from lightning_saliency.attribution.logits import Extras
-from lightning_saliency.attribution.passes import PassOptions, Request, compute
+from lightning_saliency.attribution.passes import PassOptions, Reducer, Request, compute
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import Targets
 from lightning_saliency.check.verdict import Verdict
@@ -17,6 +18,7 @@ from lightning_saliency.observe.meter import Meter, take_snapshot
 from lightning_saliency.observe.occlusion import confirmed, probabilities_without
 from lightning_saliency.observe.ranks import Ranks
 from lightning_saliency.observe.reducers import ShownMaps
+from lightning_saliency.observe.tally import build_tallies
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.observation import Measured, Observation, Snapshot
 
@@ -33,6 +35,7 @@ class Observer:
         options: How to explain.
         meter: Measures the maps.
         ranks: The processes among which the probe is divided.
+        note: Called after each pass with the number of maps that are done, and of all.
         fingerprint: The fingerprint of the probe.
     """
 
@@ -43,6 +46,7 @@ class Observer:
     options: PassOptions
     meter: Meter
     ranks: Ranks = field(default_factory=Ranks)
+    note: Callable[[int, int], None] | None = None
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,7 +81,11 @@ class Observer:
             images, extras, requests = self._inputs(model)
             shown, taken = ShownMaps(self.size), self.meter.reducer(self.ranks.shard)
         # Without a request of its own, what is measured is picked from what is shown.
-        reducers = ((shown, taken),) if len(requests) == 1 else ((shown,), (taken,))
+        reducers: list[tuple[Reducer, ...]]
+        reducers = [(shown, taken)] if len(requests) == 1 else [(shown,), (taken,)]
+        if self.note is not None:
+            tallies = build_tallies(requests, self.note)
+            reducers = [(*r, tally) for r, tally in zip(reducers, tallies, strict=True)]
         # Under a sharded strategy, all ranks take part in each pass. If the model fails on one of
         # them, the others wait until their process group times out. If a reducer fails, the passes
         # still go on to their end.

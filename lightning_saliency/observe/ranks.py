@@ -18,6 +18,10 @@ from lightning_saliency.errors import SaliencyError
 _SHARDED = frozenset({"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"})
 
 
+class OtherRankError(SaliencyError):
+    """Another rank failed, and this one did not."""
+
+
 class Strategy(Protocol):
     """The part of a Lightning strategy that is used here."""
 
@@ -76,7 +80,7 @@ class Ranks:
         """Make a failure of one rank in the block a failure of all, so that no rank waits for it.
 
         Raises:
-            SaliencyError: Another rank failed, and this one did not.
+            OtherRankError: Another rank failed, and this one did not.
         """
         if self.world == 1:
             yield
@@ -90,4 +94,4 @@ class Ranks:
         if failure is not None:
             raise failure
         if not fine:
-            raise SaliencyError(f"another process failed while {doing}; its log says why.")
+            raise OtherRankError(f"another process failed while {doing}; its log says why.")

@@ -30,7 +30,7 @@ from lightning_saliency.functional.maps import (
     exactly,
     masses,
     shrink,
-    strongest_channel,
+    shrink_strongest_channel,
 )
 from lightning_saliency.functional.measures import CELLS, profiles, share
 
@@ -68,7 +68,7 @@ class ShownMaps:
         first, size = self._chunk.rows.start, _images_at_once(attribution)
         for start in range(0, len(attribution), size):
             part = attribution[start : start + size]
-            small = shrink(exactly(strongest_channel(part)), self._size)
+            small = shrink_strongest_channel(exactly(part), self._size)
             peaks = small.abs().amax(dim=(-2, -1))
             # The small gradients of a trained network would underflow in float16 without their
             # peaks.

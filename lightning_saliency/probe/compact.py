@@ -84,7 +84,7 @@ def _find_levels(images: Tensor) -> dict[str, Tensor] | None:
 def _find_table(bits: Tensor) -> Tensor | None:
     """Find the values in ``bits``, sorted; ``None`` if they are more than 256."""
     flat = bits.flatten()
-    table = flat[:: max(1, len(flat) // _SAMPLE)].unique()
+    table = torch.unique(flat[:: max(1, len(flat) // _SAMPLE)])
     for image in bits:
         while len(table) <= _LEVELS:
             row = image.flatten()
@@ -92,7 +92,7 @@ def _find_table(bits: Tensor) -> Tensor | None:
             missing = row[table[near] != row]
             if not len(missing):
                 break
-            table = torch.cat([table, missing[:_SAMPLE]]).unique()
+            table = torch.unique(torch.cat([table, missing[:_SAMPLE]]))
     return table if len(table) <= _LEVELS else None
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from lightning_saliency.draw import canvas
 from lightning_saliency.draw.canvas import RowName, Tile, encode, sheet
 from lightning_saliency.draw.colours import colorize, fit, photo, sharp_size
 
@@ -135,3 +136,16 @@ def test_a_picture_too_long_for_jpeg_becomes_png(height: int, asked: Any, expect
     opened = Image.open(io.BytesIO(encode(picture, asked)))
     assert opened.format == expected
     assert opened.size == (1, height)
+
+
+@pytest.mark.parametrize("anchor", ["la", "ra", "rm"])
+@pytest.mark.parametrize("text", ["Äpfel, jumping", "7 · cat 12%", " "])
+def test_words_look_as_those_that_are_written_directly(text, anchor):
+    expected, found = (Image.new("RGB", (120, 40), (255, 240, 230)) for _ in range(2))
+    ImageDraw.Draw(expected).text((60, 12), text, (20, 90, 160), canvas._font(True), anchor=anchor)
+    for _ in range(2):  # the second time, the words are known
+        canvas._draw_text(
+            ImageDraw.Draw(found), (60, 12), text, (20, 90, 160), bold=True, anchor=anchor
+        )
+        assert found.tobytes() == expected.tobytes()
+        found = Image.new("RGB", (120, 40), (255, 240, 230))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lightning_saliency.functional.maps import (
     MASS_REDUCTIONS,
@@ -14,6 +15,7 @@ from lightning_saliency.functional.maps import (
     reduce_channels,
     sensitivities,
     shrink,
+    shrink_strongest_channel,
     strongest_channel,
 )
 
@@ -93,6 +95,29 @@ def test_strongest_channel_prefers_the_positive_of_two_equal_magnitudes():
 def test_shrink_keeps_the_strongest_value_of_each_block():
     signed = torch.tensor([[1.0, -3.0, 0.0, 0.5], [2.0, 0.5, -0.25, 0.0]])
     assert shrink(signed, 2).tolist() == [[-3.0, 0.5]]
+
+
+def test_shrink_prefers_the_positive_of_two_equal_magnitudes():
+    assert shrink(torch.tensor([[-2.0, 2.0]]), 1).tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(224, 224, 96), (96, 64, 48), (31, 200, 17), (7, 5, 7), (1, 9, 4), (13, 13, 12)],
+)
+def test_blocks_are_those_of_adaptive_pooling(height, width, size):
+    random = torch.Generator().manual_seed(height)
+    attribution = torch.randn(2, 4, 3, height, width, generator=random)
+    attribution[0, 1, 2, height // 2, width // 2] = torch.nan
+    signed = strongest_channel(attribution).flatten(0, 1)[:, None]
+    shape = [max(1, round(side * min(1, size / max(height, width)))) for side in (height, width)]
+    _, places = F.adaptive_max_pool2d(signed.abs(), shape, return_indices=True)
+    expected = signed.flatten(2).gather(2, places.flatten(2)).view(2, 4, *shape)
+    for found in (
+        shrink(strongest_channel(attribution), size),
+        shrink_strongest_channel(attribution, size),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(

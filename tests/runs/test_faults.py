@@ -56,6 +56,7 @@ class CallBreaker:
         self.at, self.error = at, error
         self.calls = 0
         self.where = ""
+        self._numbers: dict[tuple[Any, ...], list[int]] = {}
 
     def __call__(self, frame: Any, event: str, argument: Any) -> None:
         code = frame.f_code
@@ -64,9 +65,15 @@ class CallBreaker:
         if code.co_name.startswith("<") or is_giving_back(frame):
             return
         self.calls += 1
+        line = (code, frame.f_back.f_code, frame.f_back.f_lineno)
+        self._numbers.setdefault(line, []).append(self.calls)
         if self.calls == self.at:
             self.where = f"{Path(code.co_filename).name}:{code.co_name}"
             raise self.error(f"at {self.where}")
+
+    def ends(self) -> list[int]:
+        """The numbers of the first and the last call from each line of the code."""
+        return sorted({n for numbers in self._numbers.values() for n in (numbers[0], numbers[-1])})
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -114,15 +121,15 @@ POLICY = {"_observe", "__call__", "random_streams_kept", "_cuda_in_use"}
 POLICY |= {"_check", "check", "_act_on", "exhausted", "warn"}
 
 
-class EveryCall(pl.Callback):
+class BreakCalls(pl.Callback):
     """Observes again and again in mid-training, and lets another call fail each time.
 
-    It does so for every call of an observation, and for every call of a check that fails and is
-    confirmed.
+    It does so for the calls of an observation, and for those of a check that fails and is
+    confirmed: for the first and the last from each line of the code, or for every single one.
     """
 
-    def __init__(self, observer: SaliencyCallback, error: type[BaseException]) -> None:
-        self.observer, self.error = observer, error
+    def __init__(self, observer: SaliencyCallback, error: type[BaseException], every: bool) -> None:
+        self.observer, self.error, self.every = observer, error, every
         self.survived: list[str] = []
         self.raised: list[str] = []
         self.noticed: list[str] = []
@@ -137,7 +144,8 @@ class EveryCall(pl.Callback):
             counting = CallBreaker(None)
             step(trainer, pl_module, counting)
             assert counting.calls > 50
-            for number in range(1, counting.calls + 1):
+            numbers = range(1, counting.calls + 1) if self.every else counting.ends()
+            for number in numbers:
                 breaker = CallBreaker(number, self.error)
                 try:
                     step(trainer, pl_module, breaker)
@@ -161,6 +169,9 @@ class EveryCall(pl.Callback):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("files", [False, True], ids=["tensorboard", "files"])
 @pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ends", "every"]
+)
+@pytest.mark.parametrize(
     ("on_error", "error"),
     [
         pytest.param("raise", InjectedError, id="raise"),
@@ -169,29 +180,29 @@ class EveryCall(pl.Callback):
     ],
 )
 def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(
-    on_error, error, files, tmp_path
+    on_error, error, every, files, tmp_path
 ):
-    """Every call of an observation, and of a check that fails and is confirmed, fails once."""
+    """The calls of an observation, and of a check that fails and is confirmed, fail once each."""
     options = {"logger": False} if files else {}
     ends = []
     for observed in (False, True):
         pl.seed_everything(3)
         ours = {"targets": "label", "tile_size": 24, "check": failing_check()}
         observer = SaliencyCallback(probe(), on_error=on_error, **ours)
-        every = EveryCall(observer, error)
+        breaking = BreakCalls(observer, error, every)
         module = Touchy()
-        callbacks = [observer, every] if observed else []
+        callbacks = [observer, breaking] if observed else []
         trainer = training.fit(tmp_path / str(observed), *callbacks, module=module, **options)
         ends.append(run_state(trainer, module))
     assert differences(*ends) == []
-    assert every.noticed == []
-    assert len(every.survived) + len(every.raised) > 300
-    called = {where.split(":")[1] for where in (*every.survived, *every.raised)}
+    assert breaking.noticed == []
+    assert len(breaking.survived) + len(breaking.raised) > 300
+    called = {where.split(":")[1] for where in (*breaking.survived, *breaking.raised)}
     assert called >= {"add", "encode_observation", "judge", "evaluate", "hidden", "draw", "as_text"}
     if on_error == "warn" and error is InjectedError:
-        assert {where.split(":")[1] for where in every.raised} == POLICY
+        assert {where.split(":")[1] for where in breaking.raised} == POLICY
     else:
-        assert every.survived == []
+        assert breaking.survived == []
     assert list(tmp_path.rglob("*.part")) == []
 
 

@@ -48,8 +48,9 @@ tried twice: under `on_error="raise"`, which ends the run, compared with a run w
 that ends at that moment; and under `on_error="warn"`, compared with a run without the callback. A
 tick says that this part of the run is bitwise equal in both comparisons. *Logged before*: the
 earlier pictures and the record are complete, and no half-written file is left. In addition, the
-test suite makes every single call fail once that an observation makes, and every call of a check
-that fails and is confirmed.
+test suite takes the calls that an observation makes, and a check that fails and is confirmed, and
+lets them fail one by one: the first and the last from each line of the code, and with
+`make test-all` every single one.
 
 """
 

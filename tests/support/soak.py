@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import records
 from matrix import Touchy, probe
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -68,6 +69,10 @@ def observe_for_long(folder: Path) -> Leftovers:
         writer=RunWriter(folder / "saliency", keep=20),
         recorded_at=folder / "saliency",
     )
+    names = tuple(f"image {i}" for i in range(len(images)))
+    areas = {name: float(mask.float().mean()) for name, mask in images.masks.items()}
+    facts = {"images": names, "labels": None, "class_names": None, "areas": areas}
+    publisher.begin(records.info(fingerprint=images.fingerprint, **facts), after=None)
     history = History()
     module.log = lambda *args: None  # there is no trainer to log to
     for step in range(1000):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import ExitStack
 from types import SimpleNamespace
 from urllib.parse import parse_qs, urlparse
 
@@ -55,7 +56,14 @@ def server(logs, tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser):
+def serving():
+    """Starts servers, and stops them once the viewers that ask them are closed."""
+    with ExitStack() as stack:
+        yield lambda *told, **named: stack.enter_context(serve(*told, **named))
+
+
+@pytest.fixture
+def opened(browser, serving):
     """Opens viewers and closes them; by then nothing may have complained."""
     viewers = []
 
@@ -814,28 +822,28 @@ def test_lists_of_many_shut_nobody_out(tab):
 # Other TensorBoards
 
 
-def test_without_records_the_tab_teaches(opened, tmp_path):
+def test_without_records_the_tab_teaches(opened, serving, tmp_path):
     (tmp_path / "logs").mkdir()
-    with serve(tmp_path, "--logdir", str(tmp_path / "logs")) as server:
-        viewer = opened().open_frame(server.base)
-        assert "SaliencyCallback()" in viewer.text(".message code")
-        assert viewer.find_violations() == []
-        viewer.page.evaluate("document.body.classList.add('dark-mode')")
-        viewer.wait("document.body.dataset.theme === 'dark'")
-        assert viewer.find_violations() == []
-        make_run(tmp_path / "logs/run")
-        server.wait_for_runs(1)
-        viewer.frame.evaluate(REFRESH)
-        viewer.frame.wait_for_function("saliencyViewer.ready")
-        assert viewer.wait().text(".moment b") == "epoch 1"
+    server = serving(tmp_path, "--logdir", str(tmp_path / "logs"))
+    viewer = opened().open_frame(server.base)
+    assert "SaliencyCallback()" in viewer.text(".message code")
+    assert viewer.find_violations() == []
+    viewer.page.evaluate("document.body.classList.add('dark-mode')")
+    viewer.wait("document.body.dataset.theme === 'dark'")
+    assert viewer.find_violations() == []
+    make_run(tmp_path / "logs/run")
+    server.wait_for_runs(1)
+    viewer.frame.evaluate(REFRESH)
+    viewer.frame.wait_for_function("saliencyViewer.ready")
+    assert viewer.wait().text(".moment b") == "epoch 1"
 
 
-def test_a_path_prefix_a_spec_and_the_slow_loader(opened, logs, tmp_path):
+def test_a_path_prefix_a_spec_and_the_slow_loader(opened, serving, logs, tmp_path):
     (tmp_path / "link").symlink_to(logs / "a")
     arguments = ("--logdir_spec", f"mine:{tmp_path / 'link'},other:{logs / 'b'}")
     options = ("--path_prefix", "/some/where", "--load_fast=false")
-    with serve(tmp_path, *arguments, *options, prefix="/some/where") as server:
-        server.wait_for_runs(2)
-        viewer = opened().open_tab(server.base, run="mine/saliency", vs="other/saliency")
-        assert viewer.get("runs.map((run) => run.name)") == ["mine", "other"]
-        assert viewer.pixels().std() > 5
+    server = serving(tmp_path, *arguments, *options, prefix="/some/where")
+    server.wait_for_runs(2)
+    viewer = opened().open_tab(server.base, run="mine/saliency", vs="other/saliency")
+    assert viewer.get("runs.map((run) => run.name)") == ["mine", "other"]
+    assert viewer.pixels().std() > 5
