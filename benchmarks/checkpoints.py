@@ -72,9 +72,7 @@ def report(effort: Effort) -> str:
     for name, (images, classes) in RUNS.items():
         observation = make_observation(images, classes)
         recorded = size_of_run(observation, OBSERVATIONS, folder)
-        # The frames of a thousand classes would take gigabytes, so only two are stored.
-        one, two = (size_of_run(observation, count, None) for count in (1, 2))
-        unrecorded = one + (FRAMES - 1) * (two - one)
+        unrecorded = max(size_of_run(observation, count, None) for count in (2, FRAMES))
         rows.append([name, as_size(recorded), as_size(unrecorded)])
     head = [f"{OBSERVATIONS} observations", "recorded", "`record=False`, at most"]
     return table(head, rows) + "\n" + table(*tabulate_probes(effort))

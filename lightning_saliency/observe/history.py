@@ -13,6 +13,7 @@ from lightning_saliency.probe.state import hash_tensors
 from lightning_saliency.record.observation import Observation, Snapshot
 from lightning_saliency.storage.places import Place, full_name
 
+_MOST_BYTES = 32 * 2**20  # of maps in 8 bits that a checkpoint holds, unless two frames take more
 _MOST_PARTS = 2 * FILMSTRIP_COLUMNS  # of one run; a checkpoint must not grow with resumptions
 
 
@@ -40,10 +41,15 @@ def digest_observation(observation: Observation) -> str:
 
 
 class Frames:
-    """Snapshots that no record holds, thinned out evenly once there are many."""
+    """Snapshots that no record holds, thinned out evenly once there are many or large ones.
 
-    def __init__(self, frames: int = FILMSTRIP_COLUMNS) -> None:
-        self._frames = frames
+    Args:
+        frames: At most twice as many are kept.
+        most_bytes: Of the maps of all that are kept, in 8 bits; the first and the last always are.
+    """
+
+    def __init__(self, frames: int = FILMSTRIP_COLUMNS, most_bytes: int = _MOST_BYTES) -> None:
+        self._frames, self._most_bytes = frames, most_bytes
         self._every = 1  # One in so many observations is kept.
         self._seen = 0
         self._kept: list[Snapshot] = []
@@ -55,9 +61,14 @@ class Frames:
             self._kept.append(snapshot)
         self._last = snapshot
         self._seen += 1
-        if len(self._kept) > 2 * self._frames:
+        while len(self._kept) > 2 * self._frames or self._is_heavy():
             self._kept = self._kept[::2]
             self._every *= 2
+
+    def _is_heavy(self) -> bool:
+        """Whether more than the first one is kept, and all of them take too many bytes."""
+        values = sum(maps.numel() for kept in self._kept for maps in kept.maps.values())
+        return len(self._kept) > 1 and values > self._most_bytes
 
     def spread(self) -> list[Snapshot]:
         """At most ``frames`` snapshots, evenly over the run, the first and the last included."""

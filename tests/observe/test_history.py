@@ -114,6 +114,17 @@ def test_frames_are_thinned_evenly_and_keep_both_ends(count: int):
     assert len(frames.state()["kept"]) <= 8
 
 
+def test_large_frames_are_fewer():
+    snapshot = seen().snapshot
+    size = sum(maps.numel() for maps in snapshot.maps.values())
+    for fit, kept in {0.5: [0], 1: [0], 2: [0, 16], 5: [0, 4, 8, 12, 16]}.items():
+        frames = Frames(most_bytes=int(fit * size))
+        for step in range(19):
+            frames.add(Snapshot.from_state(snapshot.state() | {"step": step}))
+        assert [one["step"] for one in frames.state()["kept"]] == kept
+        assert [one.step for one in frames.spread()] == [*kept, 18]
+
+
 def test_spread_by_hand():
     assert spread(range(10), 4) == [0, 3, 6, 9]
     assert spread("abc", 4) == ["a", "b", "c"]
