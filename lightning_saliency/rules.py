@@ -1,6 +1,6 @@
 """Gradient rules; :func:`declare` makes them apply to an activation of your own."""
 
+from lightning_saliency.attribution.activations import declare as declare
+from lightning_saliency.attribution.graph import Coverage as Coverage
 from lightning_saliency.attribution.rules import RULES as RULES
-from lightning_saliency.attribution.rules import Coverage as Coverage
 from lightning_saliency.attribution.rules import Rule as Rule
-from lightning_saliency.attribution.rules import declare as declare

@@ -12,12 +12,13 @@ from weakref import WeakSet
 
 from torch import Tensor, nn
 
+from lightning_saliency.attribution.graph import Coverage, Graph
 from lightning_saliency.attribution.heads import (
     Activation,
     looks_like_embeddings,
     looks_like_probabilities,
 )
-from lightning_saliency.attribution.rules import Coverage, Graph, Rule
+from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
 
 # What to do about an operation that may hide activations, by the name of its node.

@@ -21,10 +21,11 @@ from lightning_saliency.attribution.diagnostics import (
     warn,
     warn_of_doubts,
 )
+from lightning_saliency.attribution.graph import Coverage, Graph
 from lightning_saliency.attribution.heads import Activation, is_multi_label
 from lightning_saliency.attribution.layout import LayoutError, channels_last, remember_misfit
 from lightning_saliency.attribution.logits import Extras, Forward, Pass, fit_to_model, run_forward
-from lightning_saliency.attribution.rules import RULES, Coverage, Graph, Rule
+from lightning_saliency.attribution.rules import RULES, Rule
 from lightning_saliency.attribution.targets import Targets, as_columns, resolve_targets
 from lightning_saliency.errors import SaliencyError
 from lightning_saliency.functional.arguments import check_extras, check_images

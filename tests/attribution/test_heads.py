@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from training import quiet_trainer
 
 from lightning_saliency import Explanation, ProbeBatch, SaliencyCallback, explain
+from lightning_saliency.attribution.graph import Graph
 from lightning_saliency.attribution.heads import find_head
 from lightning_saliency.attribution.logits import call_plainly, find_logits
 from lightning_saliency.attribution.passes import PassOptions
-from lightning_saliency.attribution.rules import RULES, Graph
+from lightning_saliency.attribution.rules import RULES
 from lightning_saliency.check.verdict import Growth
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.observe.occlusion import probabilities_without

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_saliency import ProbeBatch, SaliencyError, explain
+from lightning_saliency.attribution.activations import declare
 from lightning_saliency.attribution.diagnostics import check_classes
 from lightning_saliency.attribution.logits import count_classes, find_logits
-from lightning_saliency.attribution.rules import declare
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.health import health
 

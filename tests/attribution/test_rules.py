@@ -14,8 +14,10 @@ from oracle import oracle, relative_error
 from torch import Tensor, nn
 
 from lightning_saliency import SaliencyError, explain
-from lightning_saliency.attribution import rules
-from lightning_saliency.attribution.rules import RULES, Coverage, declare
+from lightning_saliency.attribution import activations
+from lightning_saliency.attribution.activations import declare
+from lightning_saliency.attribution.graph import Coverage
+from lightning_saliency.attribution.rules import RULES
 from lightning_saliency.errors import SaliencyWarning
 
 # The group of `Coverage` in which each spelling is counted, and under which name.
@@ -64,7 +66,7 @@ def images() -> Tensor:
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what a test declared before the next one."""
-    monkeypatch.setattr(rules, "_declared", {})
+    monkeypatch.setattr(activations, "_declared", {})
 
 
 @pytest.mark.filterwarnings("ignore:no rectifier")

@@ -26,7 +26,7 @@ from torchvision import transforms
 from torchvision.models import ResNet18_Weights
 
 from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError, class_index, explain
-from lightning_saliency.attribution.rules import declare
+from lightning_saliency.attribution.activations import declare
 from lightning_saliency.cli.checkpoints import check_kind, read_checkpoint
 from lightning_saliency.cli.commands import _parser
 from lightning_saliency.cli.imported import import_object, parse_arguments

@@ -22,7 +22,8 @@ from torchvision import transforms
 from torchvision.models import resnet18
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.attribution import rules
+from lightning_saliency.attribution import activations
+from lightning_saliency.attribution.graph import Graph
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 TOP = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -52,7 +53,7 @@ def anchors(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_examples_in_the_documents_run(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rules, "_declared", {})
+    monkeypatch.setattr(activations, "_declared", {})
     examples = "\n".join(block for block in blocks(path) if ">>>" in block)
     test = doctest.DocTestParser().get_doctest(examples, {}, path.name, str(path), 0)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
@@ -126,7 +127,7 @@ def test_spellings_that_no_graph_can_tell():
         x = torch.tensor([-2.0, 0.5, 3.0], requires_grad=True)
         y = eval(line, {"torch": torch, "x": x})
         torch.testing.assert_close(y, F.silu(x) if "sigmoid" in line else F.relu(x))
-        assert rules.Graph(y, x).coverage.followed == 0, line
+        assert Graph(y, x).coverage.followed == 0, line
 
 
 # --- README
