@@ -29,6 +29,7 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from lightning_saliency.attribution.activations import recognise
+from lightning_saliency.attribution.batch_norm import SingleBatchNorms
 from lightning_saliency.attribution.heads import Head
 from lightning_saliency.attribution.nodes import name_node, name_operation
 from lightning_saliency.attribution.rules import Rectifier, Rule
@@ -99,7 +100,7 @@ class Graph:
         self.connected = bool(nodes)
         self.without_gradient = any("NotImplemented" in node.name() for node in nodes)
         self.any_layout = not any(_reads_memory(node) for node in nodes)
-        self._head = head
+        self._head, self._norms = head, SingleBatchNorms(nodes)
         skipped = set() if head is None else {head.end, *head.passed}
         self._rectifiers: list[Rectifier] = []
         counts: dict[str, Counter[str]] = {f: Counter() for f in Coverage.__dataclass_fields__}
@@ -122,6 +123,7 @@ class Graph:
         try:
             if self._head is not None:
                 handles.extend(self._head.attach())
+            handles.extend(self._norms.attach())
             for rectifier in self._rectifiers:
                 handles.extend(rectifier.attach(rule))
             yield

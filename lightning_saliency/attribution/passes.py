@@ -231,7 +231,7 @@ def _explain_quickly(
     quick_options = replace(options, forward=quick, any_layout=True)
     try:
         return _explain(quick_options, model, images, extras, jobs)
-    except Exception as error:
+    except (LayoutError, RuntimeError, ValueError, AssertionError) as error:
         if any(job.failure is not None for job in jobs):
             raise
         # Whatever is wrong with the model is raised again by plain passes. Reducers may have taken

@@ -37,7 +37,7 @@ def tensors_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_write_counts_kept(counted))
         stack.enter_context(_classes_kept([t for t in distinct if is_lazy(t)]))
-        stack.callback(_restore_all, held)
+        stack.callback(_restore, held)
         yield
 
 
@@ -86,7 +86,7 @@ class _Held:
                 alias.copy_(value)
 
 
-def _restore_all(held: list[_Held]) -> None:
+def _restore(held: list[_Held]) -> None:
     """Restore everything, whatever error there is on the way; then raise the first error."""
     first = None
     for each in held:

@@ -105,10 +105,12 @@ def oracle(
     """Attributions ``(N, K, C, H, W)`` of the logits ``targets`` ``(N, K)``, by rule."""
     leaf, training = images.clone().requires_grad_(), model.training
     model.eval()
+    # Torch may scramble the gradient of batch norm for a single image on a CPU, so there are two.
+    copies = 2 if len(images) == 1 else 1
     with Replacing() as mode:
-        logits = model(leaf * 1)
+        logits = model((leaf * 1).repeat(copies, *[1] * (images.dim() - 1)))
     model.train(training)
-    logits = logits if isinstance(logits, Tensor) else logits[0]
+    logits = (logits if isinstance(logits, Tensor) else logits[0])[: len(images)]
     found = {}
     for rule in rules:
         mode.rule = rule
