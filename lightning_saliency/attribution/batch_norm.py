@@ -1,13 +1,14 @@
 """Right gradients of batch norm for a single image, which torch computes wrongly at times.
 
-On a CPU, torch compares the memory formats of the input and of the incoming gradient to choose how
-to run through them. With one image, strides of the batch are free: a tensor that was made of tokens,
-``tokens.transpose(1, 2).view(1, C, H, W)``, has channels last in memory, but not by torch's own
-account of it. Torch then reads one of the two in the order of the other, and the gradient is
-scrambled. Versions 2.6 to 2.14 do so for two and three dimensions of space, in evaluation as well.
+On a CPU, torch chooses by the memory formats of the input and of the incoming gradient how to run
+through them. With a single image, the stride of the batch may be anything: an activation made of
+tokens, ``tokens.transpose(1, 2).view(1, C, H, W)``, has its channels last in memory, but torch does
+not recognise that by its strides. It then reads one of the two in the order of the other, and the
+gradient is scrambled, in eval mode too (torch 2.14, with two or three dimensions of space).
 
-A gradient in one of the two usual formats, or in neither, is treated correctly if the input is in
-one of the usual formats, and a gradient in neither is always treated correctly.
+If both are in one of the usual formats, with the usual stride of the batch, the gradient is right.
+It is also right whenever there are gaps between the elements of the incoming gradient, which takes
+longer.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class SingleBatchNorms:
         self._usual: set[Node] = set()  # nodes whose results are known to be in a usual format
 
     def attach(self) -> Iterator[RemovableHandle]:
-        """Make the gradients of single images right; yield one handle per hook, which removes it."""
+        """Make gradients of single images right; yield a handle per hook, which removes it."""
         for node in self._norms:
             usual = self._is_usual(node.next_functions[0][0])
             yield node.register_prehook(_use_usual_format if usual else _use_no_format)

@@ -192,12 +192,28 @@ def shrink_strongest_channel(attribution: Tensor, size: int) -> Tensor:
     return _strongest_of_blocks(attribution.amax(dim=-3), attribution.amin(dim=-3), size)
 
 
+def shrink_mass(maps: Tensor, size: int) -> Tensor:
+    """Do the same as :func:`shrink` for maps that are not negative, in half the time.
+
+    Example:
+        >>> shrink_mass(torch.tensor([[1.0, 3.0], [2.0, 0.5]]), 1)
+        tensor([[3.]])
+    """
+    shape = _fit_shape(maps, size)
+    return maps if shape == maps.shape[-2:] else _pool(maps, shape, torch.maximum)
+
+
+def _fit_shape(maps: Tensor, size: int) -> tuple[int, int]:
+    """The height and width of ``maps``, shrunk so that neither is above ``size``."""
+    *_, height, width = maps.shape
+    scale = min(1.0, size / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def _strongest_of_blocks(highest: Tensor, lowest: Tensor, size: int) -> Tensor:
     """Select the value of largest magnitude in each block, given the extremes of each pixel."""
-    *_, height, width = highest.shape
-    scale = min(1.0, size / max(height, width))
-    shape = (max(1, round(height * scale)), max(1, round(width * scale)))
-    if shape != (height, width):
+    shape = _fit_shape(highest, size)
+    if shape != highest.shape[-2:]:
         highest = _pool(highest, shape, torch.maximum)
         lowest = _pool(lowest, shape, torch.minimum)
     return torch.where(highest >= -lowest, highest, lowest)
@@ -248,8 +264,9 @@ def to_8_bits(maps: Tensor) -> Tensor:
         [[[127, -64]], [[-128, -128]]]
     """
     broken = ~torch.isfinite(maps).all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
-    levels = (maps.float().clamp(-1, 1) * _LEVELS).nan_to_num().round()
-    return levels.masked_fill(broken, _BROKEN).to(torch.int8)
+    # In place, for new memory takes longer than the arithmetic.
+    levels = (maps.float() * _LEVELS).round_().clamp_(-_LEVELS, _LEVELS)
+    return levels.masked_fill_(broken, _BROKEN).to(torch.int8)
 
 
 def from_8_bits(levels: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ are used for plots only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,8 +31,7 @@ def share(maps: Tensor, mask: Tensor) -> Tensor:
         >>> share(torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[False, True]]]))
         tensor([0.7500], dtype=torch.float64)
     """
-    mass = _scaled(maps)
-    return (mass * mask).sum(dim=(-2, -1)) / mass.sum(dim=(-2, -1))
+    return _share(_scaled(maps), mask)
 
 
 def profiles(maps: Tensor, cells: int = CELLS) -> Tensor:
@@ -49,11 +50,23 @@ def profiles(maps: Tensor, cells: int = CELLS) -> Tensor:
         tensor([[[0.1250, 0.3750],
                  [0.0000, 0.5000]]], dtype=torch.float64)
     """
+    return _profiles(_scaled(maps), cells)
+
+
+def profiles_and_shares(
+    maps: Tensor, masks: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Do the same as :func:`profiles` and, for each mask, :func:`share`, in less time.
+
+    Args:
+        maps: ``(N, H, W)``, non-negative.
+        masks: For each region, ``(N, H, W)`` bool.
+
+    Returns:
+        Profiles ``(N, 8, 8)``, and for each region ``(N,)``.
+    """
     mass = _scaled(maps)
-    rows, columns = (_assign_cells(side, cells, maps.device) for side in maps.shape[-2:])
-    flat = (rows[:, None] * cells + columns).flatten()
-    grid = mass.new_zeros(len(maps), cells * cells).index_add_(1, flat, mass.flatten(1))
-    return (grid / grid.sum(dim=1, keepdim=True)).view(-1, cells, cells)
+    return _profiles(mass, CELLS), {name: _share(mass, mask) for name, mask in masks.items()}
 
 
 def moved_mass(first: Tensor, second: Tensor) -> float:
@@ -133,6 +146,20 @@ def _scaled(maps: Tensor) -> Tensor:
     exact = maps.double()
     peaks = exact.abs().amax(dim=(-2, -1), keepdim=True)
     return exact / peaks.masked_fill(peaks == 0, 1)
+
+
+def _share(mass: Tensor, mask: Tensor) -> Tensor:
+    return (mass * mask).sum(dim=(-2, -1)) / mass.sum(dim=(-2, -1))
+
+
+def _profiles(mass: Tensor, cells: int) -> Tensor:
+    """Sum up the cells of ``mass``: whole rows first, which is quick, then columns."""
+    for dim in (-2, -1):
+        # The pixels of a cell are consecutive.
+        sizes = _assign_cells(mass.shape[dim], cells, mass.device).bincount(minlength=cells)
+        parts = torch.split(mass, sizes.tolist(), dim=dim)
+        mass = torch.stack([part.sum(dim=dim) for part in parts], dim=dim)
+    return mass / mass.sum(dim=(-2, -1), keepdim=True)
 
 
 def _assign_cells(side: int, cells: int, device: torch.device) -> Tensor:

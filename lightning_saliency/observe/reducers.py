@@ -29,10 +29,10 @@ from lightning_saliency.functional.maps import (
     MassReduce,
     exactly,
     masses,
-    shrink,
+    shrink_mass,
     shrink_strongest_channel,
 )
-from lightning_saliency.functional.measures import CELLS, profiles, share
+from lightning_saliency.functional.measures import CELLS, profiles_and_shares
 
 
 def _images_at_once(attribution: Tensor) -> int:
@@ -152,12 +152,16 @@ class MeasuredMaps:
             picked = [*picked, *picked]
         rows = [first + row for row in picked]
         maps = exactly(masses(attribution[picked], self._images[rows], self._reduce))
-        self._keep("maps", rows, _join_views(shrink(maps, self._size)))
+        self._keep("maps", rows, _join_views(shrink_mass(maps, self._size)))
         flat, views = maps.flatten(0, 1), maps.shape[:2]
-        self._keep("views", rows, profiles(flat).view(*views, CELLS, CELLS))
-        for name, mask in self._masks.items():
-            inside = mask[rows].to(maps.device).repeat_interleave(views[1], dim=0)
-            self._keep(f"share.{name}", rows, share(flat, inside).view(views))
+        inside = {
+            name: mask[rows].to(maps.device).repeat_interleave(views[1], dim=0)
+            for name, mask in self._masks.items()
+        }
+        cells, shares = profiles_and_shares(flat, inside)
+        self._keep("views", rows, cells.view(*views, CELLS, CELLS))
+        for name, values in shares.items():
+            self._keep(f"share.{name}", rows, values.view(views))
 
     def _keep(self, name: str, rows: Sequence[int], values: Tensor) -> None:
         if name not in self.kept:

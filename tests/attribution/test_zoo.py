@@ -46,11 +46,12 @@ TIMM = (
     *("convnext_atto", "convnextv2_atto", "cspresnet50", "ese_vovnet19b_dw", "pvt_v2_b0"),
     *("gernet_s", "levit_128s", "repghostnet_050", "skresnet18", "xcit_nano_12_p16_224"),
 )
+SCRAMBLED = {"levit_128s", "xcit_nano_12_p16_224"}  # by torch, if there is a single image
 TIMM_SIZES = {"levit_128s": 224, "xcit_nano_12_p16_224": 224, "test_vit": 160}
 
 
 def worst_error(
-    model: nn.Module, images: torch.Tensor, rules: tuple[Rule, ...], tell: Tell
+    model: nn.Module, images: torch.Tensor, rules: tuple[Rule, ...], tell: Tell, copies: int
 ) -> float:
     """Return the largest difference from the reference, relative to its largest value."""
     targets = torch.tensor([[3]])
@@ -58,20 +59,24 @@ def worst_error(
     assert found.coverage.followed > 0
     assert found.coverage.hidden == {}
     tell("activations", " ".join({**found.coverage.guided, **found.coverage.extended}))
-    expected = oracle(model, images, targets, rules)
+    expected = oracle(model, images, targets, rules, copies)
     assert all(bool(e.abs().max() > 0) for e in expected.values())
     return max(relative_error(found[rule], expected[rule]) for rule in rules)
 
 
-def check(model: nn.Module, size: int, tell: Tell) -> None:
-    """Check both rules in float64, then guided backprop in float32, which people use."""
+def check(model: nn.Module, size: int, tell: Tell, copies: int = 1) -> None:
+    """Check both rules in float64, then guided backprop in float32, which people use.
+
+    In single precision, what is rounded in another way may turn units on or off whose input is
+    almost zero, so the reference explains ``copies`` of the image only if it has to.
+    """
     model = roughen(model).double().eval()
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(1, 3, size, size, generator=generator, dtype=torch.float64)
-    double = worst_error(model, images, ("guided_backprop", "gradient"), tell)
+    double = worst_error(model, images, ("guided_backprop", "gradient"), tell, 2)
     tell("float64", double)
     assert double <= 1e-9
-    single = worst_error(model.float(), images.float(), ("guided_backprop",), tell)
+    single = worst_error(model.float(), images.float(), ("guided_backprop",), tell, copies)
     tell("float32", single)
     assert single <= 1e-5
 
@@ -91,7 +96,8 @@ def test_torchvision(name, record_property):
 def test_timm(name, record_property):
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False, num_classes=5)
-    check(model, TIMM_SIZES.get(name, 64), record_property)
+    copies = 2 if name in SCRAMBLED else 1
+    check(model, TIMM_SIZES.get(name, 64), record_property, copies)
 
 
 @pytest.mark.parametrize("act", ["elu", "celu", "selu", "prelu", "mish", "relu6", "leaky_relu"])

@@ -100,13 +100,15 @@ def _clamps_to_zero(name: str, rest: Any, bound: dict[str, Any]) -> bool:
 
 
 def oracle(
-    model: nn.Module, images: Tensor, targets: Tensor, rules: Sequence[str]
+    model: nn.Module, images: Tensor, targets: Tensor, rules: Sequence[str], copies: int = 1
 ) -> dict[str, Tensor]:
-    """Attributions ``(N, K, C, H, W)`` of the logits ``targets`` ``(N, K)``, by rule."""
+    """Attributions ``(N, K, C, H, W)`` of the logits ``targets`` ``(N, K)``, by rule.
+
+    Torch may scramble the gradient of batch norm for a single image on a CPU, but not that of one
+    of two ``copies``, which are otherwise rounded differently, too.
+    """
     leaf, training = images.clone().requires_grad_(), model.training
     model.eval()
-    # Torch may scramble the gradient of batch norm for a single image on a CPU, so there are two.
-    copies = 2 if len(images) == 1 else 1
     with Replacing() as mode:
         logits = model((leaf * 1).repeat(copies, *[1] * (images.dim() - 1)))
     model.train(training)
