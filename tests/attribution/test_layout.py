@@ -53,6 +53,18 @@ def _no_formats():
     FORMATS.clear()
 
 
+@pytest.fixture(autouse=True)
+def _narrow_networks_too(monkeypatch):
+    monkeypatch.setattr(layout, "_WIDE", 1)
+
+
+def test_narrow_networks_are_called_as_they_are(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 3))
+    monkeypatch.setattr(layout, "_WIDE", 64)
+    assert is_lent(model)
+    assert not is_lent(nn.Sequential(nn.Conv2d(3, 63, 3), nn.ReLU(), nn.Conv2d(63, 4, 3)))
+
+
 @pytest.fixture
 def plainly(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Call models with their own weights from now on."""
