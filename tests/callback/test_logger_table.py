@@ -14,7 +14,7 @@ import lightning.pytorch
 import numpy as np
 import pytest
 import pytorch_lightning
-from logger_stores import LOGGERS, STORES, Kept, offline, read_files
+from logger_stores import LOGGERS, STORES, Kept, examples, offline, read_files
 from training import callback, loader, make_module, quiet_trainer
 
 from lightning_saliency.callback import loggers as ours
@@ -162,7 +162,9 @@ def holds_page(kept: Kept) -> bool:
         return False
     assert list(kept.pages) == [PAGE]
     html = kept.pages[PAGE]
-    (index,) = re.findall(r'<script type="application/json" id="saliency-index">(.*?)</script>', html)
+    (index,) = re.findall(
+        r'<script type="application/json" id="saliency-index">(.*?)</script>', html
+    )
     (run,) = json.loads(index)
     return (
         html.startswith("<!doctype html>")
@@ -200,4 +202,16 @@ def test_what_is_drawn_is_what_the_table_speaks_of(alone):
     _, logged = alone
     assert [step for tag, step in logged.drawn if tag.startswith("saliency/")] == [0, 4, 9]
     assert [step for tag, step in logged.drawn if tag.startswith(STRIP)] == [9]
-    assert {step for points in logged.scalars.values() for step, _ in points} == {0, 4, 9}
+    # What is measured is how much the maps have changed, so that the first one has no numbers.
+    assert {step for points in logged.scalars.values() for step, _ in points} == {4, 9}
+
+
+@pytest.mark.parametrize("code", examples(), ids=lambda code: code.split("logger = ")[1][:12])
+def test_the_code_of_the_document_makes_a_logger(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    with offline(tmp_path):
+        exec(code, names)
+    assert isinstance(names["logger"], lightning.pytorch.loggers.Logger)
+    if "Comet" in code:
+        assert len(list((tmp_path / "logs").glob("*.zip"))) == 1

@@ -41,9 +41,7 @@ class Kept:
     """
 
     pictures: dict[tuple[str, int], tuple[Pixels, str | None]] = field(default_factory=dict)
-    scalars: dict[str, list[tuple[int, float]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    scalars: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     pages: dict[str, str] = field(default_factory=dict)
 
 
@@ -102,6 +100,14 @@ def read_log(path: Path) -> Iterator[bytes]:
             parts = b""
 
 
+LOGGERS = DOCS / "loggers.md"
+
+
+def examples() -> list[str]:
+    """The blocks of Python in the document about loggers."""
+    return re.findall(r"^```python\n(.*?)^```", LOGGERS.read_text(), flags=re.M | re.S)
+
+
 # TensorBoard
 
 
@@ -129,11 +135,17 @@ def read_wandb(folder: Path) -> Kept:
     kept = Kept()
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     for data in read_log(path):
-        record = Record.FromString(data)
-        items = {i.key or "/".join(i.nested_key): i.value_json for i in record.history.item}
-        step = int(json.loads(items.get("trainer/global_step", "-1")))
-        for key, value in ((k, json.loads(v)) for k, v in items.items()):
-            if isinstance(value, int | float):
+        values: dict[str, Any] = {}
+        for item in Record.FromString(data).history.item:
+            key, *inside = item.nested_key or [item.key]
+            value = json.loads(item.value_json)
+            if inside:
+                values.setdefault(key, {})[inside[0]] = value
+            else:
+                values[key] = value
+        step = values.get("trainer/global_step", -1)
+        for key, value in values.items():
+            if not isinstance(value, dict):
                 kept.scalars[key].append((step, value))
             elif value["_type"] == "images/separated":
                 (name,), (caption,) = value["filenames"], value["captions"]
@@ -174,9 +186,7 @@ def read_mlflow(folder: Path) -> Kept:
 def make_comet(namespace: Any, folder: Path) -> Any:
     quiet = ("log_code", "log_env_details", "log_git_metadata", "log_git_patch", "parse_args")
     options = {**dict.fromkeys((*quiet, "auto_output_logging"), False), "display_summary_level": 0}
-    return namespace.loggers.CometLogger(
-        project="p", offline_directory=str(folder), **options
-    )
+    return namespace.loggers.CometLogger(project="p", offline_directory=str(folder), **options)
 
 
 def read_comet(folder: Path) -> Kept:
@@ -250,11 +260,7 @@ def _project(folder: Path) -> str:
 
 
 def make_trackio(namespace: Any, folder: Path) -> Any:
-    code = next(
-        block
-        for block in re.findall(r"^```python\n(.*?)^```", LOGGERS.read_text(), flags=re.M | re.S)
-        if "class TrackioLogger" in block
-    )
+    (code,) = (block for block in examples() if "class TrackioLogger" in block)
     if namespace.__name__ == "pytorch_lightning":
         code = code.replace("lightning.pytorch", "pytorch_lightning")
     names: dict[str, Any] = {}
@@ -308,7 +314,6 @@ def _lightning(name: str) -> Callable[[Any, Path], Any]:
     return lambda namespace, folder: getattr(namespace.loggers, name)(folder, name="", version="")
 
 
-LOGGERS = DOCS / "loggers.md"
 STORES = {
     "TensorBoard": Store(_lightning("TensorBoardLogger"), lambda _: None, read_tensorboard),
     "W&B": Store(make_wandb, lambda logger: logger.experiment.finish(), read_wandb),
