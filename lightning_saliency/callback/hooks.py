@@ -32,9 +32,10 @@ class SaliencyCallbackBase:
     ``saliency/<image name>``: the image, then one tile per class with its probability; the true
     class is framed, the predicted one bold. When training ends, every image gets a film strip
     under ``saliency_filmstrip/<image name>``: one row per class and one column per observation, at
-    most twelve. TensorBoard, W&B and MLflow take the pictures; with none of these they become PNG
-    files in the run's folder. A trainer that has no logger, no checkpoints and no
-    ``default_root_dir`` keeps no files, unless there is a ``check``.
+    most twelve. TensorBoard, W&B, MLflow, Comet, SwanLab and any logger with a ``log_image`` like
+    that of ``WandbLogger`` take the pictures; with none of these they become PNG files in the run's
+    folder. A trainer that has no logger, no checkpoints and no ``default_root_dir`` keeps no files,
+    unless there is a ``check``.
 
     The run is left as it was: weights, metrics and random streams are those of a run without the
     callback.

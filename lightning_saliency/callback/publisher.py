@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lightning_saliency.callback.failures import warn
 from lightning_saliency.callback.filmstrips import read_strips
@@ -16,6 +17,7 @@ from lightning_saliency.check.report import as_json
 from lightning_saliency.check.verdict import Verdict
 from lightning_saliency.draw.mosaics import MosaicRenderer
 from lightning_saliency.errors import SaliencyError
+from lightning_saliency.isolation.rng import random_streams_kept
 from lightning_saliency.observe.history import History
 from lightning_saliency.observe.meter import measure_names
 from lightning_saliency.observe.ranks import Ranks
@@ -25,6 +27,7 @@ from lightning_saliency.record.observation import Numbers, Observation
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.storage.files import safe_name
 from lightning_saliency.storage.places import Place
+from lightning_saliency.viewer.report import build_report, open_records
 
 # TensorBoard's thread computes checksums in Python and slows down drawing, so a batch of pictures
 # is drawn before the first of them is logged.
@@ -144,6 +147,22 @@ class Publisher:
         with self.ranks.synchronized("writing down how the run ended"):
             if self.writer is not None:
                 self.writer.end(metrics, finished=finished)
+
+    def publish_page(self, step: int) -> None:
+        """Send the record as one HTML page, of 10 MB at most, to the loggers that take one.
+
+        Not collective. Training is over by now, so a failure is only a warning.
+        """
+        log, writer = self.log, self.writer
+        if log is None or writer is None or not log.shows_pages:
+            return
+        with random_streams_kept():
+            try:
+                folder = writer.folder if isinstance(writer.folder, Path) else str(writer.folder)
+                page = build_report(open_records([folder]))
+                log.add_page(f"{self.tag}_viewer", page.html, step)
+            except Exception as error:
+                warn(f"the page of {self.tag!r} was not logged: {type(error).__name__}: {error}")
 
     @property
     def files_at(self) -> Place | None:

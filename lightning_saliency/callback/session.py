@@ -184,6 +184,7 @@ class Session:
             lambda: self._observe_last(trainer, pl_module),
             lambda: self.conclude(trainer, finished=True),
             lambda: self._check(trainer, pl_module, last=True),
+            self._publish_page,
         )
 
     def warn_of_late_changes(self, pl_module: Any) -> None:
@@ -437,9 +438,18 @@ class Session:
                 pl_module,
                 self._info,
                 self._observation,
-                lambda: self.conclude(trainer, finished=False),
+                lambda: self._stop(trainer),
                 last=last,
             )
+
+    def _stop(self, trainer: Trainer) -> None:
+        """Bring a run to its end that a check is about to stop with an error."""
+        in_turn(lambda: self.conclude(trainer, finished=False), self._publish_page)
+
+    def _publish_page(self) -> None:
+        """Log the page of the run, which shows how it ended and what the verdict is."""
+        if self._publisher is not None:
+            self._publisher.publish_page(self.history.last_step)
 
     def _draw_filmstrips(self, trainer: Trainer, publisher: Publisher) -> None:
         with self.tolerance("drawing the film strips"), publisher.progress():

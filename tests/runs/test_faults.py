@@ -471,7 +471,7 @@ def test_a_model_that_cannot_be_explained_fails_before_the_first_step(tmp_path):
 @pytest.mark.parametrize("on_error", ["raise", "warn"])
 def test_a_logger_that_fails(on_error, tmp_path, monkeypatch):
     callback = SaliencyCallback(probe(), on_error=on_error)
-    from lightning_saliency.callback import loggers
+    from lightning_saliency.callback.adapters import ADAPTERS, Adapter
 
     calls = []
 
@@ -479,10 +479,10 @@ def test_a_logger_that_fails(on_error, tmp_path, monkeypatch):
         calls.append(args)
         if len(calls) == 7:
             raise OSError(28, "No space left on device")
-        taken(*args)
+        send_picture(*args)
 
-    taken = loggers._TAKERS["TensorBoardLogger"]
-    monkeypatch.setitem(loggers._TAKERS, "TensorBoardLogger", full)
+    send_picture = ADAPTERS["TensorBoardLogger"].send_picture
+    monkeypatch.setitem(ADAPTERS, "TensorBoardLogger", Adapter(full))
     message = r"observing the model \(epoch 0\) failed.*No space left on device"
     if on_error == "raise":
         with pytest.raises(SaliencyError, match=message):

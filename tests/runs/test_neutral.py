@@ -154,7 +154,7 @@ def test_an_observation_that_fails_while_explaining_is_not_noticed(broken, at, d
 @pytest.mark.parametrize(
     ("broken", "doing"),
     [
-        pytest.param("callback.loggers.encode", "observing the model", id="encoding"),
+        pytest.param("callback.adapters.encode", "observing the model", id="encoding"),
         pytest.param("draw.mosaics.MosaicRenderer.mosaic", "observing the model", id="drawing"),
         pytest.param("observe.reducers.share", "observing the model", id="measuring"),
         pytest.param(

@@ -10,7 +10,7 @@ import random
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from logger_stores import STORES, offline
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     EMAWeightAveraging,
@@ -302,6 +303,7 @@ class Row:
     checked: bool = False  # whether a check fails at the end of every epoch
     seen: bool = True  # whether there is anything to observe
     doing: str = "fit"  # or another method of the trainer
+    loggers: Callable[[Path], AbstractContextManager[list[Any]]] = lambda _: nullcontext([])
 
 
 def probe() -> ProbeBatch:
@@ -364,26 +366,26 @@ def run(row: Row, folder: Path, *, observed: bool, **ours: Any) -> tuple[dict[st
     wanted = [{}] if row.second is None else [{}, row.second]
     watchers = [Counted(**{**shared, **own}) for own in wanted if observed]
     defaults: dict[str, Any] = {"max_epochs": 3, "enable_checkpointing": False}
-    trainer = pl.Trainer(
-        **{**defaults, **row.trainer},
-        accelerator="cpu",
-        devices=1,
-        default_root_dir=folder,
-        logger=held,
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[*row.before(), *watchers, *row.after()],
-    )
     module = row.module()
     train = DataLoader(row.data(40, augment=True), batch_size=8, shuffle=True)
     val = DataLoader(row.data(16, augment=True), batch_size=8) if row.validate else None
-    with counting_confirmations() as confirmed:
+    with row.loggers(folder) as loggers, counting_confirmations() as confirmed:
+        trainer = pl.Trainer(
+            **{**defaults, **row.trainer},
+            accelerator="cpu",
+            devices=1,
+            default_root_dir=folder,
+            logger=[held, *loggers],
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[*row.before(), *watchers, *row.after()],
+        )
         if row.doing == "fit":
             trainer.fit(module, train, val)
         else:
             getattr(trainer, row.doing)(module, val, verbose=False)
-    left = run_state(trainer, module)
+        left = run_state(trainer, module)
     expected = (
         0 if ours.get("on_error") == "warn" else trainer.max_epochs
     )  # if every observation is to fail
@@ -517,6 +519,19 @@ def _swa() -> list[pl.Callback]:
     return [StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)]
 
 
+def _logging_to(kind: str) -> Callable[[Path], AbstractContextManager[list[Any]]]:
+    @contextmanager
+    def opened(folder: Path) -> Iterator[list[Any]]:
+        with offline(folder / "services"):
+            logger = STORES[kind].make(pl, folder / kind)
+            try:
+                yield [logger]
+            finally:
+                STORES[kind].close(logger)
+
+    return opened
+
+
 ROWS: dict[str, Row] = {
     "plain": Row(),
     "no validation loop": Row(validate=False),
@@ -589,4 +604,7 @@ ROWS: dict[str, Row] = {
     "reentrant checkpointing, which cannot be observed": Row(
         module=lambda: Touchy(checkpointed="reentrant"), callback={"on_error": "warn"}, seen=False
     ),
+    "a W&B logger, offline": Row(loggers=_logging_to("W&B")),
+    "a Comet logger, offline": Row(loggers=_logging_to("Comet")),
+    "a SwanLab logger, offline": Row(loggers=_logging_to("SwanLab")),
 }
