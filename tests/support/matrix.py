@@ -21,9 +21,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from older import average_weights
 from pytorch_lightning.callbacks import (
     EarlyStopping,
-    EMAWeightAveraging,
     ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
@@ -510,7 +510,7 @@ class Halving(Touchy):
 
 
 def _ema() -> list[pl.Callback]:
-    return [EMAWeightAveraging(decay=0.9)]
+    return [average_weights(decay=0.9)]
 
 
 def _swa() -> list[pl.Callback]:
