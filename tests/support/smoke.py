@@ -49,7 +49,8 @@ class Net(pl.LightningModule):
 def check_place() -> None:
     """The package that is tested must be the installed one."""
     place = Path(lightning_saliency.__file__).resolve()
-    assert Path(sys.prefix).resolve() in place.parents, place
+    if Path(sys.prefix).resolve() not in place.parents:
+        sys.exit(f"lightning_saliency is not that of {sys.prefix}: it is not installed there.")
     assert (place.parent / "py.typed").is_file()
 
 
