@@ -17,7 +17,7 @@ from importlib.metadata import requires
 INTEGRATIONS = ("lightning",)
 
 _REQUIREMENT = re.compile(
-    r"(?P<name>[\w.-]+)(\[[\w,.-]+\])?\s*>=\s*(?P<version>[\w.]+)(\s*;\s*extra\s*==.(?P<extra>\w+).)?"
+    r"(?P<name>[\w.-]+)(\[[\w,.-]+\])?\s*>=\s*(?P<version>[\w.]+)(\s*;\s*extra\s*==\s*['\"](?P<extra>\w+)['\"])?"
 )
 
 
