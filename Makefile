@@ -1,8 +1,16 @@
+# The oldest Python that is supported, if there is one, for the lowest versions of other packages;
+# `PYTHON=` names another.
+ifeq ($(origin PYTHON), undefined)
+OLDEST = $(or $(shell python3.10 -c "import sys; print(sys.executable)" 2> /dev/null), python3)
+else
+OLDEST = $(PYTHON)
+endif
+
 # A fresh machine needs only Python and make: `make demo` and `make test` install the rest in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all bench check format wheel pictures clean
+.PHONY: demo test test-all test-lowest bench check format wheel rehearsal release pictures clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/fit_digits.py
@@ -15,6 +23,10 @@ test: .venv/.dev
 
 test-all: .venv/.dev
 	$(PYTEST) -m ""
+
+# With the lowest versions that pyproject.toml allows. A part: `make test-lowest TESTS=tests/probe`.
+test-lowest: .venv-lowest/.dev
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
 
 # Tables in benchmarks/RESULTS.md; options as in `make bench BENCH="--quick"`.
 bench: .venv/.bench
@@ -32,6 +44,10 @@ format: .venv/.dev
 wheel: .venv/.dev
 	$(BIN)/python -m build --outdir dist
 
+# Build, check and say what to upload; nothing is uploaded. A rehearsal does so with what is here.
+release rehearsal: .venv/.dev
+	$(BIN)/python release.py $(if $(filter rehearsal, $@), --rehearsal)
+
 pictures: .venv/.dev
 	$(BIN)/python docs/make_pictures.py
 	$(BIN)/python docs/make_honest_picture.py
@@ -39,7 +55,7 @@ pictures: .venv/.dev
 	$(BIN)/python docs/make_viewer_picture.py
 
 clean:
-	rm -rf .venv dist logs
+	rm -rf .venv .venv-lowest dist logs
 
 # One call of pip installs torch and torchvision: a pair from two package indexes does not import.
 .venv/.demo: pyproject.toml
@@ -56,3 +72,13 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --editable ".[dev]"
 	touch $@ .venv/.demo
+
+# The bounds are read from the metadata of the package, so it is installed by itself first.
+.venv-lowest/.dev: pyproject.toml tests/support/lowest.py
+	$(OLDEST) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --editable .
+	.venv-lowest/bin/python tests/support/lowest.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --editable ".[dev]" \
+		--constraint .venv-lowest/lowest.txt
+	touch $@

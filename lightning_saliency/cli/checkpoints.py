@@ -89,28 +89,22 @@ def find_probes(checkpoint: Mapping[str, Any]) -> Iterator[ProbeBatch]:
 
 
 def check_kind(kind: Any, name: str) -> None:
-    """Refuse what is not the class of a LightningModule that can load checkpoints safely.
+    """Refuse what is not the class of a LightningModule.
 
     Args:
         kind: What was imported.
         name: How it was named on the command line.
 
     Raises:
-        ValueError: It is something else, or Lightning is too old.
+        ValueError: It is something else.
     """
     if not isinstance(kind, type) or not issubclass(kind, nn.Module):
         raise ValueError(f"`--model`: {name} is not the class of a model")
-    load = getattr(kind, "load_from_checkpoint", None)
-    if load is None:
+    if not hasattr(kind, "load_from_checkpoint"):
         raise ValueError(
             f"`--model`: {name} has no `load_from_checkpoint`, so it is not a LightningModule. "
             "Name the LightningModule that was trained; from Python, "
             "`lightning_saliency.testing.reference_from_models` takes any model"
-        )
-    if "weights_only" not in inspect.signature(load).parameters:
-        raise ValueError(
-            "this version of Lightning cannot load a model with weights only: "
-            "`pip install -U 'pytorch-lightning>=2.6'`"
         )
 
 
@@ -127,15 +121,17 @@ def load_model(kind: Any, path: str, arguments: Mapping[str, Any]) -> nn.Module:
         ValueError: It is not a checkpoint of this class.
     """
     _check_arguments(kind, arguments)
-    hyperparameters = read_checkpoint(path).get("hyper_parameters")
+    content = read_checkpoint(path)
+    hyperparameters = content.get("hyper_parameters")
     if isinstance(hyperparameters, Mapping):
         instantiator = hyperparameters.get("_instantiator")
         if instantiator is not None and instantiator not in _INSTANTIATORS:
             raise ValueError(f"{path} asks for a call of {instantiator!r}, which is refused")
     name = kind.__name__
+    source, safely = _choose_source(kind, path, content)
     try:
         model: nn.Module = kind.load_from_checkpoint(
-            _open(path), map_location="cpu", weights_only=True, **arguments
+            source, map_location="cpu", **safely, **arguments
         )
     except (TypeError, RuntimeError) as error:
         raise ValueError(
@@ -146,6 +142,20 @@ def load_model(kind: Any, path: str, arguments: Mapping[str, Any]) -> nn.Module:
     except Exception as error:
         raise ValueError(f"loading {path} as a {name} failed: {describe(error)}") from error
     return model
+
+
+def _choose_source(
+    kind: Any, path: str, content: Mapping[str, Any]
+) -> tuple[str | io.BytesIO, dict[str, bool]]:
+    """Choose what Lightning loads and with which option, so that nothing in it is executed."""
+    if "weights_only" in inspect.signature(kind.load_from_checkpoint).parameters:
+        return _open(path), {"weights_only": True}
+    # Before 2.6, Lightning would unpickle whatever the file holds. It gets a copy of what has been
+    # read with weights only instead.
+    copy = io.BytesIO()
+    torch.save(content, copy)
+    copy.seek(0)
+    return copy, {}
 
 
 def _check_arguments(kind: Any, arguments: Mapping[str, Any]) -> None:

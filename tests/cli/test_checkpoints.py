@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -72,6 +73,17 @@ class Second(Net):
 
     def forward(self, batch):
         return super().forward(batch["pixels"])
+
+
+class Old(Net):
+    """Loads checkpoints as Lightning did before 2.6: whatever they hold is unpickled."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path, map_location=None, **arguments):
+        content = torch.load(checkpoint_path, map_location=map_location, weights_only=False)
+        model = cls(**arguments)
+        model.load_state_dict(content["state_dict"])
+        return model
 
 
 def from_pixels(model, images):
@@ -332,6 +344,36 @@ def test_nothing_in_a_checkpoint_is_executed(here, tmp_path, capsys):
     )
     assert code == 2
     assert "evil.ckpt asks for a call of 'os.system', which is refused" in told
+    assert not Path("hacked").exists()
+
+
+def test_an_older_lightning_is_not_given_the_file_itself(here, tmp_path, capsys, monkeypatch):
+    """It would unpickle a file that was replaced after it had been checked."""
+    loaded = []
+    load = sys.modules["nets_of_tests"].Old.load_from_checkpoint
+
+    def noted(cls, checkpoint_path, map_location=None, **arguments):
+        loaded.append(type(checkpoint_path))
+        return load(checkpoint_path, map_location, **arguments)
+
+    monkeypatch.setattr(
+        sys.modules["nets_of_tests"].Old, "load_from_checkpoint", classmethod(noted)
+    )
+    made = {}
+    for name in ("Net", "Old"):
+        model, made[name] = f"nets_of_tests:{name}", str(tmp_path / name)
+        command = ["reference", "--model", model, *checkpoints(), *PROBE, "-o", made[name]]
+        assert run(capsys, *command)[0] == 0
+    same(Reference.load(made["Old"]), Reference.load(made["Net"]))
+    assert loaded == [io.BytesIO] * 3
+
+
+@pytest.mark.parametrize("kind", ["Net", "Old"])
+def test_an_older_lightning_executes_nothing_either(here, tmp_path, capsys, kind):
+    good = torch.load("plain_0/epoch=1.ckpt", weights_only=True)
+    torch.save({**good, "hyper_parameters": {"width": Evil()}}, "evil.ckpt")
+    command = ["reference", "--model", f"nets_of_tests:{kind}", "--ckpt", "evil.ckpt", *PROBE]
+    assert run(capsys, *command, "-o", str(tmp_path / "made"))[0] == 2
     assert not Path("hacked").exists()
 
 

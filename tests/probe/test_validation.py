@@ -27,9 +27,13 @@ class Animal(str, enum.Enum):
     DOG = "dog"
 
 
-class Colour(enum.StrEnum):
+class Colour(str, enum.Enum):
+    """What `enum.StrEnum` is, which Python 3.10 lacks."""
+
     RED = "red"
     BLUE = "blue"
+
+    __str__ = str.__str__
 
 
 def make_probe() -> ProbeBatch:

@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from matrix import Shapes, Touchy, failing_check, probe
+from older import average_weights
 from pytorch_lightning.callbacks import (
     BatchSizeFinder,
-    EMAWeightAveraging,
     LearningRateFinder,
     ModelCheckpoint,
     ModelPruning,
@@ -107,7 +107,7 @@ class Averaged(Touchy):
 
 
 def ema() -> pl.Callback:
-    return EMAWeightAveraging(decay=0.9)
+    return average_weights(decay=0.9)
 
 
 def pruning(**options: Any) -> pl.Callback:
@@ -189,7 +189,7 @@ def test_the_check_judges_the_model_that_training_leaves(tmp_path, monkeypatch):
 
 def test_it_is_so_in_the_other_namespace(tmp_path):
     module, ours = make_module(new_namespace), NewCallback(one_image())
-    averaging = new_namespace.callbacks.EMAWeightAveraging(decay=0.5)
+    averaging = average_weights(0.5, new_namespace)
     fit(tmp_path, ours, averaging, module=module, namespace=new_namespace, validate=False)
     assert seen(ours) == [*EPOCHS[:3], ("trained", 10)]
 

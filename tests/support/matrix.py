@@ -22,9 +22,9 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from logger_stores import STORES, offline
+from older import average_weights
 from pytorch_lightning.callbacks import (
     EarlyStopping,
-    EMAWeightAveraging,
     ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
@@ -512,7 +512,7 @@ class Halving(Touchy):
 
 
 def _ema() -> list[pl.Callback]:
-    return [EMAWeightAveraging(decay=0.9)]
+    return [average_weights(decay=0.9)]
 
 
 def _swa() -> list[pl.Callback]:

@@ -136,7 +136,9 @@ def record(
 def write_tensors(path: Path, about: Any, tensors: dict[str, Tensor] | None = None) -> Path:
     """Write a safetensors file whose metadata are ``about``: an object, or any text."""
     text = about if isinstance(about, str) else json.dumps(about)
-    path.write_bytes(safetensors.torch.save(tensors or {}, {"about": text}))
+    # safetensors 0.4 writes a broken header if there is no tensor.
+    data = safetensors.torch.save(tensors or {"spare": torch.zeros(1)}, {"about": text})
+    path.write_bytes(data)
     return path
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelPruning
+from older import average_weights
+from pytorch_lightning.callbacks import ModelPruning
 from situations import CLASSES, REFUSES, SAYS, SIDE, Net, Situation, images, labels, load, shown
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -526,7 +527,7 @@ RUNS = (
     kind(
         "an exponential moving average of the weights",
         Net,
-        trainer=lambda: {"callbacks": [EMAWeightAveraging(decay=0.9)]},
+        trainer=lambda: {"callbacks": [average_weights(decay=0.9)]},
     ),
     kind(
         "pruning",
