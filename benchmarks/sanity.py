@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from torch import nn
-from torch.utils.data import DataLoader, random_split
+from torch.utils.data import DataLoader, Dataset, random_split
 
 from lightning_saliency import ProbeBatch, explain
 from lightning_saliency.health import Health, health
@@ -54,14 +54,20 @@ def randomise(model: nn.Module, probe: ProbeBatch, rule: str) -> dict[str, np.nd
 
 
 def train(
-    epochs: int, batches: int | None = None
+    data: Dataset[Any], epochs: int, *, per_class: int = 10, batches: int | None = None
 ) -> tuple[nn.Module, ProbeBatch, Mapping[str, Any]]:
-    """Train the network of the example; return it, a probe of 100 digits and the first weights."""
-    from fit_digits import MEAN, STD, DigitNet, digits
+    """Train the network of the example on digits.
+
+    Returns:
+        The network, a probe of digits that it has not seen, and the weights that it began with.
+    """
+    from fit_digits import MEAN, STD, DigitNet
 
     pl.seed_everything(1)
-    learned, val = random_split(digits(), [4000, 1000])
-    probe = ProbeBatch.from_dataset(val, per_class=10, count=100, mean=[MEAN], std=[STD])
+    learned, val = random_split(data, [4000, 1000])
+    probe = ProbeBatch.from_dataset(
+        val, per_class=per_class, count=10 * per_class, mean=[MEAN], std=[STD]
+    )
     model = DigitNet()
     untrained = {name: value.clone() for name, value in model.state_dict().items()}
     trainer = pl.Trainer(
@@ -103,8 +109,11 @@ def health_table(found: Sequence[Health]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=6)
+    epochs = parser.parse_args().epochs
     warnings.simplefilter("ignore")
-    model, probe, untrained = train(parser.parse_args().epochs)
+    from fit_digits import digits
+
+    model, probe, untrained = train(digits(), epochs)
     print(quantus_table([randomise(model, probe, rule) for rule in RULES]), end="\n\n")
     print(health_table([health(model, probe, rule=rule, untrained=untrained) for rule in RULES]))
 

@@ -12,6 +12,7 @@ import captum.attr as attr
 import pytest
 import torch
 import yaml
+from captum.attr._utils.lrp_rules import IdentityRule
 from matrix import CLASSES, Touchy, probe
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -19,6 +20,7 @@ from training import fit, loader, make_module, one_image, quiet_trainer, shown
 
 from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError, explain
 from lightning_saliency.captum import rule
+from lightning_saliency.cli import main
 from lightning_saliency.functional.maps import shrink_strongest_channel
 from lightning_saliency.record.run import open_run
 
@@ -28,13 +30,13 @@ IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([2, 0, 1])
 BASELINE = torch.zeros(1, 3, 16, 16)
 DISTRIBUTION = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-HALVES = (torch.arange(16) // 8).expand(1, 3, 16, 16)
+HALVES = (torch.arange(16) // 8).repeat(1, 3, 16, 1)
 
 
 def network() -> nn.Sequential:
     """A network of modules, as those methods want it that hook them."""
     torch.manual_seed(0)
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -43,6 +45,8 @@ def network() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(320, 3),
     ).eval()
+    model[5].rule = IdentityRule()  # LRP wants to be told.
+    return model
 
 
 # Options of the constructor and of `attribute`, for each class that has a target.
@@ -157,6 +161,9 @@ def test_what_a_fit_records_is_captum_s_own_call(tmp_path):
     watcher = SaliencyCallback(batch, targets="all", rule=rules(), tile_size=32, at_start=False)
     fit(tmp_path, watcher, module=module, max_epochs=1, limit_train_batches=2)
     module.eval()
+    for command in (["show"], ["report", "-o", str(tmp_path / "report.html")]):
+        assert main([command[0], str(tmp_path), *command[1:]]) == 0
+    assert "integrated_gradients" in (tmp_path / "report.html").read_text()
     record = open_run(tmp_path)
     snapshot = record.observation(record.steps()[-1]).snapshot
     assert snapshot.rules == ("guided_backprop", "integrated_gradients", "grad_cam")
