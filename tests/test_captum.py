@@ -12,7 +12,7 @@ import captum.attr as attr
 import pytest
 import torch
 import yaml
-from captum.attr._utils.lrp_rules import IdentityRule
+from captum.attr._utils.lrp_rules import EpsilonRule
 from matrix import CLASSES, Touchy, probe
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -45,7 +45,7 @@ def network() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(320, 3),
     ).eval()
-    model[5].rule = IdentityRule()  # LRP wants to be told.
+    model[5].rule = EpsilonRule()  # LRP wants to be told.
     return model
 
 

@@ -442,6 +442,17 @@ def test_methods_of_other_libraries_stand_next_to_the_built_in_rules(opened, ser
         assert "Grad cam" in viewer.text(".toolbar")
 
 
+def test_many_rules_have_letters_and_colours(opened, tmp_path):
+    rules = tuple(f"rule_{number}" for number in range(10))
+    make_run(tmp_path / "run", rules=rules, observations=1, images=1, classes=2)
+    report = tmp_path / "report.html"
+    report.write_text(build_report(open_records([tmp_path / "run"])).html, "utf-8")
+    viewer = opened().open_file(report, rule="*")
+    assert viewer.get("sides.map((side) => side.letter).join('')") == "ABCDEFGHIJ"
+    coloured = "[...document.querySelectorAll('.tile .badge')].map((b) => b.className)"
+    assert set(viewer.frame.evaluate(coloured)) == {f"badge side-{number}" for number in range(4)}
+
+
 # Many images and classes
 
 
