@@ -112,7 +112,7 @@ def rule(
     return CaptumRule(own, method, around, layer, interpolate_mode, constructor, options)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CaptumRule:
     """A rule that calls Captum; :func:`rule` makes it and explains the attributes."""
 
@@ -123,6 +123,9 @@ class CaptumRule:
     interpolate_mode: str = "nearest"
     constructor: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<rule {self.name!r} of captum.attr.{self.method.__name__}>"
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """Attribute the logits of ``targets`` to ``images``; see :mod:`attribution.methods`."""

@@ -579,7 +579,7 @@ MODELS = [
     ),
     Case(
         "an option that a method of Captum does not have",
-        lambda _: by(Saliency, absolute=True),
+        lambda _: by(Saliency, abss=True),
         ValueError,
         "did you mean",
     ),
