@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.failures import saying_what_failed
 from lightning_saliency.attribution.inputs import as_images
 from lightning_saliency.attribution.logits import Forward
+from lightning_saliency.attribution.methods import Method, name_rule, read_rules
 from lightning_saliency.attribution.passes import Attributions, PassOptions, Request, compute
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import Targets
@@ -31,7 +32,9 @@ class Explanation(Attributions):
     ``explanation["guided_backprop"]`` is the attribution by one rule.
 
     Attributes:
-        attributions: For each rule, ``(N, K, C, H, W)``, signed, in logits per input unit.
+        attributions: For each rule, by name, ``(N, K, C, H, W)``, signed; those of the gradient
+            rules in logits per input unit. C is 1 if a method of another library returns one
+            channel.
         targets: ``(N, K)`` int64, the class that each attribution explains.
         logits: ``(N, num_classes)``, the model's output for the images, or the logits under the
             softmax or sigmoid that it ends in.
@@ -50,6 +53,10 @@ class Explanation(Attributions):
         # Import Matplotlib only when something is drawn, because that takes long.
         from lightning_saliency.draw.figure import plot
 
+        rule = options.get("rule")
+        if rule is not None:
+            several = isinstance(rule, list | tuple)
+            options["rule"] = tuple(map(name_rule, rule)) if several else name_rule(rule)
         if self.activation is not None:
             options.setdefault("multi_label", self.activation == "sigmoid")
         return plot(self.attributions, self.targets, self.logits, probe, **options)
@@ -66,7 +73,7 @@ def explain(
     images: Tensor | np.ndarray[Any, Any],
     targets: Targets = "all",
     *,
-    rules: Sequence[Rule] = ("guided_backprop",),
+    rules: Sequence[Rule | Method] = ("guided_backprop",),
     forward: Forward | None = None,
     chunk_size: int | None = None,
     extras: Mapping[str, Tensor] | None = None,
@@ -87,7 +94,9 @@ def explain(
             integers ``(N,)`` or ``(N, K)``, a tensor, array or list, in which -1 stands for the
             strongest class that its row does not name. The only target of a model with one logit
             is 0.
-        rules: Any of ``"guided_backprop"``, ``"gradient"`` and ``"deconvnet"``; see :mod:`rules`.
+        rules: Any of ``"guided_backprop"``, ``"gradient"`` and ``"deconvnet"``, see :mod:`rules`,
+            and callables ``(model, images, targets) -> attributions``, see :mod:`methods` and
+            :mod:`lightning_saliency.captum`, which go by their names.
         forward: ``forward(model, images, **extras)`` returns the logits, for a model that takes
             other arguments or returns something else. By default, ``model(images, **extras)`` is
             called.
@@ -103,10 +112,11 @@ def explain(
     Raises:
         TypeError: ``model`` is not a module, the images are not a floating-point tensor, or the
             targets are not integers.
-        ValueError: A shape is wrong, a class is out of range, or a rule is unknown.
+        ValueError: A shape is wrong, a class is out of range, or a rule is unknown or has no name.
         SaliencyError: The logits were not found or do not depend on the images, the graph hides
-            the activations that a rule needs, the model has lazy layers without weights, or memory
-            ran out for a single image.
+            the activations that a rule needs, a callable failed or returned something other than
+            attributions, the model has lazy layers without weights, or memory ran out for a single
+            image.
 
     Example:
         >>> import torch
@@ -118,12 +128,13 @@ def explain(
         >>> print(explanation.coverage)
         guided: 1 Relu
     """
-    if isinstance(rules, str):
+    if isinstance(rules, str) or callable(rules):
         raise ValueError(f"`rules` must be a tuple such as ('gradient',), got {rules!r}.")
     called = _refuse_new_weights(saying_what_failed(forward, of_probe=False))
-    options = PassOptions(called, chunk_size)
+    names, methods = read_rules(rules)
+    options = PassOptions(called, chunk_size, methods=methods)
     tensor: Any = as_images(images, model) if isinstance(model, nn.Module) else images
-    (found,) = compute(options, model, tensor, [Request(tuple(rules), targets)], extras)
+    (found,) = compute(options, model, tensor, [Request(names, targets)], extras)
     return Explanation(
         found.attributions, found.targets, found.logits, found.coverage, found.activation
     )

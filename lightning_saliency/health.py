@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from lightning_saliency.attribution.failures import saying_what_failed
 from lightning_saliency.attribution.logits import Forward, count_classes, find_logits
+from lightning_saliency.attribution.methods import Method, name_rule, read_rules
 from lightning_saliency.attribution.passes import Attributions, PassOptions, Request, compute
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import STRONGEST
@@ -73,7 +74,7 @@ def health(
     model: nn.Module,
     probe: ProbeBatch,
     *,
-    rule: Rule = "guided_backprop",
+    rule: Rule | Method = "guided_backprop",
     untrained: State | None = None,
     forward: Forward | None = None,
 ) -> Health:
@@ -86,7 +87,7 @@ def health(
         model: Any module. Layers that have ``reset_parameters`` can be reinitialised.
         probe: The images. The first label of each is explained, or the predicted class if there are
             no labels.
-        rule: The rule of the maps.
+        rule: The rule of the maps: a name or a callable, as :func:`explain` takes them.
         untrained: The ``state_dict`` from before training.
         forward: ``forward(model, images, **extras)`` returns the logits, with the extras of
             ``probe``.
@@ -95,7 +96,7 @@ def health(
         ValueError: The model has no layer that can be reinitialised.
         SaliencyError: The model cannot be explained.
     """
-    called = _Called(model, forward)
+    called, name = _Called(model, forward), name_rule(rule)
     layers = {name: m for name, m in model.named_modules() if hasattr(m, "reset_parameters")}
     if not layers:
         raise ValueError("`model` has no layer with `reset_parameters` to reinitialise.")
@@ -110,7 +111,7 @@ def health(
 
     last = _find_last_layer(called, probe, layers)
     return Health(
-        rule=rule,
+        rule=name,
         last_layer=compare_with(_reinitialise({last: layers[last]})),
         all_layers=compare_with(_reinitialise(layers)),
         untrained=None if untrained is None else compare_with(untrained),
@@ -184,20 +185,21 @@ def _reinitialise(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def _explain_with(
-    called: _Called, probe: ProbeBatch, rule: Rule, targets: Tensor, state: State
+    called: _Called, probe: ProbeBatch, rule: Rule | Method, targets: Tensor, state: State
 ) -> Attributions:
-    """Explain ``called`` as if it had the weights in ``state``, which may be some or none."""
+    """Explain the model as if it had the weights in ``state``, which may be some or none."""
     replaced = {f"model.{name}": value for name, value in state.items()}
 
-    def forward(model: nn.Module, images: Tensor, **extras: Tensor) -> object:
-        return functional_call(model, replaced, (images,), extras)
+    def forward(_: nn.Module, images: Tensor, **extras: Tensor) -> object:
+        return functional_call(called, replaced, (images,), extras)
 
-    options, request = PassOptions(forward, classes=probe.num_classes), Request((rule,), targets)
-    return compute(options, called, probe.images, [request], probe.extras)[0]
+    names, methods = read_rules((rule,), "rule")
+    options = PassOptions(forward, classes=probe.num_classes, methods=methods)
+    return compute(options, called.model, probe.images, [Request(names, targets)], probe.extras)[0]
 
 
 def _compare_with_other_class(
-    called: _Called, probe: ProbeBatch, rule: Rule, explained: Attributions
+    called: _Called, probe: ProbeBatch, rule: Rule | Method, explained: Attributions
 ) -> float | None:
     """Compare the maps of the explained class with those of the strongest other class."""
     if explained.logits.shape[1] < 2:

@@ -104,6 +104,7 @@ def test_the_public_names_are_those_of_the_design():
         "from lightning_saliency.testing import assert_attention",
         "from lightning_saliency.health import health, Health",
         "from lightning_saliency.rules import declare",
+        "from lightning_saliency.captum import rule",
         "from lightning_saliency.photos import read_photo, to_tensor",
         "from lightning_saliency.errors import SaliencyError, SaliencyWarning, RecordError",
         "from lightning_saliency.cli import main",

@@ -7,7 +7,7 @@ of a graph; :func:`warn_of_doubts` warns of everything else that makes a finishe
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from weakref import WeakSet
 
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from lightning_saliency.attribution.heads import (
     looks_like_embeddings,
     looks_like_probabilities,
 )
-from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
 
 # What to do about an operation that may hide activations, by the name of its node.
@@ -47,7 +46,7 @@ def _find_remedy(kind: str) -> str:
     return _REMEDIES.get(kind.rpartition("::")[2], _REMEDY)
 
 
-def check_graph(graph: Graph, rules: set[Rule]) -> None:
+def check_graph(graph: Graph, rules: set[str]) -> None:
     """Refuse a graph that cannot give a correct map.
 
     Args:
@@ -84,6 +83,7 @@ def warn_of_doubts(
     coverage: Coverage,
     finite: Sequence[tuple[str, Tensor]],
     warned: set[str] | None = None,
+    methods: Collection[str] = (),
 ) -> None:
     """Warn of everything that makes the maps doubtful.
 
@@ -93,8 +93,9 @@ def warn_of_doubts(
         finite: Pairs of a rule and a bool tensor ``()``: whether the attributions by it are finite.
         warned: What was warned of already and is not repeated; what is warned of now is added. If
             it is ``None``, the warning filters decide: by default, once per message.
+        methods: The rules that are not attached to the graph, which hides nothing from them.
     """
-    for doubt in _find_doubts(model, coverage, finite):
+    for doubt in _find_doubts(model, coverage, finite, methods):
         if warned is None or doubt not in warned:
             warn(doubt)
         if warned is not None:
@@ -102,9 +103,13 @@ def warn_of_doubts(
 
 
 def _find_doubts(
-    model: nn.Module, coverage: Coverage, finite: Sequence[tuple[str, Tensor]]
+    model: nn.Module,
+    coverage: Coverage,
+    finite: Sequence[tuple[str, Tensor]],
+    methods: Collection[str],
 ) -> Iterator[str]:
-    named = " and ".join(dict.fromkeys(rule for rule, _ in finite if rule != "gradient"))
+    guided = (rule for rule, _ in finite if rule != "gradient" and rule not in methods)
+    named = " and ".join(dict.fromkeys(guided))
     if named and coverage.hidden:
         yield (
             f"{coverage.followed} activation(s) follow {named}, but others may be hidden behind "

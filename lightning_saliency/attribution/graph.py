@@ -32,7 +32,7 @@ from lightning_saliency.attribution.activations import recognise
 from lightning_saliency.attribution.batch_norm import SingleBatchNorms
 from lightning_saliency.attribution.heads import Head
 from lightning_saliency.attribution.nodes import name_node, name_operation
-from lightning_saliency.attribution.rules import Rectifier, Rule
+from lightning_saliency.attribution.rules import Rectifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Graph:
         self.coverage = Coverage(**counts)
 
     @contextmanager
-    def following(self, rule: Rule) -> Iterator[None]:
+    def following(self, rule: str) -> Iterator[None]:
         """Make backward passes through this graph follow ``rule`` within the ``with`` block.
 
         The hooks are removed at its end, also after an error, so that a later pass through the same

@@ -63,13 +63,7 @@ def run_forward(
     # Gradients are accumulated in at least float32. The model gets a copy of the leaf, because it
     # may write to its input, which autograd forbids for a leaf.
     leaf = images.detach().to(at_least_single(images.dtype), copy=True).requires_grad_()
-    rows = {
-        name: extra.to(
-            images.device, images.dtype if extra.is_floating_point() else None, copy=True
-        )
-        for name, extra in extras.items()
-    }
-    output = forward(model, leaf.to(images.dtype, copy=True), **rows)
+    output = forward(model, leaf.to(images.dtype, copy=True), **copy_extras(extras, images))
     found = find_logits(output, len(images), classes)
     head = find_head(found)
     result = found.to(at_least_single(found.dtype))
@@ -77,6 +71,16 @@ def run_forward(
     # Under a head, the logits may be of a lower precision than the output.
     half = found.dtype == torch.float16 or head is not None
     return Pass(leaf, result, logits, head, half)
+
+
+def copy_extras(extras: Extras, images: Tensor) -> dict[str, Tensor]:
+    """Copy further inputs to the device of the images, and floats to their precision."""
+    return {
+        name: extra.to(
+            images.device, images.dtype if extra.is_floating_point() else None, copy=True
+        )
+        for name, extra in extras.items()
+    }
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:

@@ -50,7 +50,7 @@ class Rectifier:
     kind: Kind
     in_place: bool
 
-    def attach(self, rule: Rule) -> Iterator[RemovableHandle]:
+    def attach(self, rule: str) -> Iterator[RemovableHandle]:
         """Hook ``rule`` onto the node; yield one handle per hook, which removes it.
 
         Autograd computes f'·R, and guided backprop wants max(f', 0)·max(R, 0). A prehook sees R

@@ -11,7 +11,6 @@ import torch
 from lightning_saliency.attribution.diagnostics import check_classes
 from lightning_saliency.attribution.failures import saying_what_failed
 from lightning_saliency.attribution.passes import PassOptions, Request, compute
-from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import choose_targets
 from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.callback.options import Options
@@ -68,6 +67,7 @@ def build_observer(
         alone=not ranks.sharded,
         warned=set(),
         classes=probe.num_classes,
+        methods=options.methods,
     )
     # Those of the observations, in the same order, so that a doubt is found in the same words.
     rules = dict.fromkeys((*options.rules, "gradient" if check is None else check.rule))
@@ -91,7 +91,7 @@ def build_observer(
     )
 
 
-def _try_model(model: Any, probe: ProbeBatch, options: PassOptions, rules: Sequence[Rule]) -> int:
+def _try_model(model: Any, probe: ProbeBatch, options: PassOptions, rules: Sequence[str]) -> int:
     """Explain one class of two images, and count the logits.
 
     A whole pass of the kind that observations make, so that what would fail in the first of them,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_saliency.attribution.logits import Forward
+from lightning_saliency.attribution.methods import Method
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.callback.last_hook import drop_last, run_last
 from lightning_saliency.callback.options import OnError, Options
@@ -47,9 +48,11 @@ class SaliencyCallbackBase:
         targets: The classes to explain: ``"auto"``, all up to ten, else the label and the four
             strongest others; ``"all"``; ``"label"``; ``"predicted"``; ``"top3"`` or any number;
             or a list of indices or class names.
-        rule: ``"guided_backprop"``, ``"gradient"`` or ``"deconvnet"``; or a tuple of these, which
-            are shown side by side, from one forward pass. Guided backprop is good to look at, the
-            gradient says more about the model: look at both before you conclude anything.
+        rule: ``"guided_backprop"``, ``"gradient"`` or ``"deconvnet"``, which share one forward
+            pass; a callable ``(model, images, targets) -> attributions``, such as
+            :func:`lightning_saliency.captum.rule` makes; or a tuple of these, which are shown side
+            by side. Guided backprop is good to look at, the gradient says more about the model:
+            look at both before you conclude anything.
         every_n_epochs: Epoch E, counted from 0, is observed at its end if
             ``(E + 1) % every_n_epochs == 0``; 0 for no epoch.
         epochs: The epochs to observe, counted from 0, in place of ``every_n_epochs``.
@@ -85,7 +88,7 @@ class SaliencyCallbackBase:
         probe: ProbeBatch | None = None,
         *,
         targets: str | list[int] | list[str] = "auto",
-        rule: Rule | tuple[Rule, ...] = "guided_backprop",
+        rule: Rule | tuple[Rule | Method, ...] | Method = "guided_backprop",
         every_n_epochs: int = 1,
         epochs: Sequence[int] | None = None,
         every_n_train_steps: int | None = None,

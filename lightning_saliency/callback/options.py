@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from lightning_saliency.attribution.logits import Forward
+from lightning_saliency.attribution.methods import Method, read_rules
 from lightning_saliency.attribution.rules import RULES, Rule
 from lightning_saliency.attribution.targets import read_words
 from lightning_saliency.draw.canvas import IMAGE_FORMATS, ImageFormat
@@ -33,7 +34,7 @@ class Options:
     """
 
     targets: str | list[int] | list[str] = "auto"
-    rule: Rule | Sequence[Rule] = "guided_backprop"
+    rule: Rule | Sequence[Rule | Method] | Method = "guided_backprop"
     forward: Forward | None = None
     style: Style = "signed"
     scale: Scale = "map"
@@ -66,9 +67,9 @@ class Options:
             )
         # Checkpoints and records take plain strings and integers only, so numpy's and those of an
         # enumeration are converted.
-        rule = self.rule if isinstance(self.rule, str) else tuple(map(plain_text, self.rule))
+        rules = tuple(plain_text(r) if isinstance(r, str) else r for r in self._given_rules)
         plain = {
-            "rule": plain_text(rule) if isinstance(rule, str) else rule,
+            "rule": rules if isinstance(self.rule, list | tuple) else rules[0],
             "style": plain_text(self.style),
             "scale": plain_text(self.scale) if isinstance(self.scale, str) else self.scale,
             "image_format": plain_text(self.image_format),
@@ -78,9 +79,19 @@ class Options:
             object.__setattr__(self, argument, value)
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
-        """The rules that are shown, in order."""
-        return (self.rule,) if isinstance(self.rule, str) else tuple(self.rule)
+    def _given_rules(self) -> tuple[Rule | Method, ...]:
+        rules: Any = self.rule if isinstance(self.rule, list | tuple) else (self.rule,)
+        return tuple(rules)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The names of the rules that are shown, in order."""
+        return read_rules(self._given_rules)[0]
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """What to call for those rules that are not built in, by name."""
+        return read_rules(self._given_rules)[1]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -97,15 +108,16 @@ class Options:
 
 
 def _check_rules(rule: object) -> None:
-    rules = (rule,) if isinstance(rule, str) else rule
+    rules = (rule,) if isinstance(rule, str) or callable(rule) else rule
     if not isinstance(rules, list | tuple) or not rules:
         raise ValueError(
-            f"`rule` must be one of {', '.join(RULES)}, or a tuple of them, got {rule!r}."
+            f"`rule` must be one of {', '.join(RULES)}, a callable "
+            f"`rule(model, images, targets)`, or a tuple of them, got {rule!r}."
         )
     for each in rules:
-        check_choice("rule", each, RULES)
-    if len(set(rules)) < len(rules):
-        raise ValueError(f"`rule` must name each rule once, got {rule!r}.")
+        if not callable(each):
+            check_choice("rule", each, RULES)
+    read_rules(rules, "rule")  # or raise
 
 
 def _check_scale(scale: object) -> None:

@@ -75,6 +75,12 @@ class AttentionCheck:
         start_after: str | None = None,
         patience: int = 1,
     ) -> None:
+        if callable(rule):
+            raise ValueError(
+                f"`rule` must be one of {', '.join(RULES)}, got the callable {rule!r}: what runs "
+                "are held against is measured by a gradient. Use `AttentionCheck(rule='gradient')`,"
+                " and show the callable with `SaliencyCallback(rule=…)`."
+            )
         check_choice("rule", rule, RULES)
         if reduce is not None:
             check_choice("reduce", reduce, MASS_REDUCTIONS)

@@ -112,7 +112,9 @@ def plot(
     _check_arguments(probe, reduce, width)
     rules = _chosen_rules(attributions, rule)
     shown = {name: attributions[name].detach().float().cpu() for name in rules}
-    shape = shown[rules[0]].shape
+    # A method of another library may return one channel for images of several.
+    channels = {each.shape[2] for each in shown.values()}
+    shape = max((each.shape for each in shown.values()), key=lambda shape: shape[2])
     _check_fit(shape, probe)
     rows = _chosen_rows(explained.tolist(), logits, probe, image, targets)
     drawn = [(i, k, name) for i, k in rows for name in rules]
@@ -121,7 +123,7 @@ def plot(
     multi_label = probe.multi_label if multi_label is None else multi_label
     figure, axes = _empty(len(drawn), width, shape[-2:])
     size, several = _font_size(width), len(rules) > 1
-    for ax, head in zip(axes[0], _panel_heads(rules, shape[2], reduce, width), strict=True):
+    for ax, head in zip(axes[0], _panel_heads(rules, channels, reduce, width), strict=True):
         ax.set_title(head, fontsize=size, color=_INK, loc="left", pad=3)
     for row, (i, k, name) in zip(axes, drawn, strict=True):
         _draw_row(row, images[i], shown[name][i, k], reduce)
@@ -172,11 +174,10 @@ def _chosen_rules(
 
 
 def _check_fit(shape: Sequence[int], probe: ProbeBatch) -> None:
-    explained = (shape[0], *shape[2:])
-    if explained != tuple(probe.images.shape):
+    explained, given = (shape[0], *shape[2:]), tuple(probe.images.shape)
+    if explained not in (given, (given[0], 1, *given[2:])):
         raise ValueError(
-            f"`probe` must hold the images that were explained, of shape {explained}, got "
-            f"{tuple(probe.images.shape)}."
+            f"`probe` must hold the images that were explained, of shape {explained}, got {given}."
         )
 
 
@@ -244,10 +245,11 @@ def _font_size(width: float) -> float:
 
 
 def _panel_heads(
-    rules: Sequence[str], channels: int, reduce: Reduce, width: float
+    rules: Sequence[str], channels: set[int], reduce: Reduce, width: float
 ) -> tuple[str, ...]:
-    """The heads of the four panels."""
-    panel = {1: "signed", 3: "by colour channel"}.get(channels, "strongest channel")
+    """The heads of the four panels, for attributions with these numbers of channels."""
+    several = {3: "by colour channel"}.get(max(channels), "strongest channel")
+    panel = "signed" if 1 in channels else several
     if len(rules) > 1:  # The label of each row names its rule.
         # In a narrow figure, the line would run into the next head.
         panel = panel if width >= _WIDE else panel.replace(" channel", "\nchannel")

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lightning_saliency.attribution.diagnostics import mixes_images
 from lightning_saliency.attribution.logits import Extras
 from lightning_saliency.attribution.passes import PassOptions, Reducer, Request, compute
-from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import Targets
 from lightning_saliency.check.verdict import Verdict
 from lightning_saliency.observe.meter import Meter, take_snapshot
@@ -41,7 +40,7 @@ class Observer:
 
     probe: ProbeBatch
     targets: Tensor | None
-    rules: tuple[Rule, ...]
+    rules: tuple[str, ...]
     size: int
     options: PassOptions
     meter: Meter

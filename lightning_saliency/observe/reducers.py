@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution.passes import Chunk
-from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import resolve_targets
 from lightning_saliency.functional.maps import (
     MassReduce,
@@ -63,7 +62,7 @@ class ShownMaps:
         """Take the attributions of ``chunk`` next."""
         self._chunk = chunk
 
-    def take(self, rule: Rule, column: int, attribution: Tensor) -> None:
+    def take(self, rule: str, column: int, attribution: Tensor) -> None:
         """Keep the maps of one class per image."""
         first, size = self._chunk.rows.start, _images_at_once(attribution)
         for start in range(0, len(attribution), size):
@@ -109,7 +108,7 @@ class MeasuredMaps:
         masks: Mapping[str, Tensor],
         targets: Tensor,
         *,
-        rule: Rule,
+        rule: str,
         reduce: MassReduce,
         size: int,
     ) -> None:
@@ -134,7 +133,7 @@ class MeasuredMaps:
             )
         self._columns = matches.int().argmax(dim=1).tolist()
 
-    def take(self, rule: Rule, column: int, attribution: Tensor) -> None:
+    def take(self, rule: str, column: int, attribution: Tensor) -> None:
         """Measure the images of the chunk whose measured class is in ``column``."""
         if rule != self._rule:
             return

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from lightning_saliency.attribution.passes import Chunk, Request
-from lightning_saliency.attribution.rules import Rule
 
 
 class Tally:
@@ -37,7 +36,7 @@ class Tally:
         for tally in self._tallies[self._index :]:
             tally._done = chunk.rows.start * tally._per_image
 
-    def take(self, rule: Rule, column: int, attribution: Tensor) -> None:  # noqa: ARG002
+    def take(self, rule: str, column: int, attribution: Tensor) -> None:  # noqa: ARG002
         """Count one map for each image of the chunk."""
         self._done += self._size
         done = sum(tally._done for tally in self._tallies)

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from captum.attr import LayerGradCam, NeuronGradient, Saliency
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -25,8 +26,16 @@ from torch.utils.data import IterableDataset, TensorDataset
 from torchvision import transforms
 from torchvision.models import ResNet18_Weights
 
-from lightning_saliency import ProbeBatch, SaliencyCallback, SaliencyError, class_index, explain
+from lightning_saliency import (
+    AttentionCheck,
+    ProbeBatch,
+    SaliencyCallback,
+    SaliencyError,
+    class_index,
+    explain,
+)
 from lightning_saliency.attribution.activations import declare
+from lightning_saliency.captum import rule as by
 from lightning_saliency.cli.checkpoints import check_kind, read_checkpoint
 from lightning_saliency.cli.commands import _parser
 from lightning_saliency.cli.imported import import_object, parse_arguments
@@ -80,6 +89,14 @@ class Swish(torch.autograd.Function):
 class Hidden(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return Swish.apply(images).mean(dim=(2, 3))
+
+
+def without_channels(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return images.sum(dim=1)
+
+
+def failing(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return model.classifier(images)
 
 
 class Stream(IterableDataset[Any]):
@@ -518,6 +535,66 @@ MODELS = [
     Case("an unknown rule", asked(rules=("guided",)), ValueError, "must be among gradient, guided"),
     Case("one rule as a word", asked(rules="gradient"), ValueError, r"tuple such as \('gradient',"),
     Case("no rule", asked(rules=()), ValueError, "Choose from gradient"),
+    Case(
+        "a callable without a name",
+        asked(rules=(lambda model, images, targets: images,)),
+        ValueError,
+        r"Give it one with `def my_rule\(model, images, targets\)",
+    ),
+    Case(
+        "a callable with the name of a built-in rule",
+        asked(rules=(by(Saliency, name="gradient"),)),
+        ValueError,
+        'rule.name = "my_gradient"',
+    ),
+    Case(
+        "two callables with one name",
+        asked(rules=(by(Saliency), by(Saliency, abs=False))),
+        ValueError,
+        "told apart by their attribute `name`",
+    ),
+    Case(
+        "a callable that returns maps without channels",
+        asked(rules=(without_channels,)),
+        SaliencyError,
+        r"Add an axis for the channels: `maps\[:, None\]`",
+    ),
+    Case(
+        "a callable that fails",
+        asked(rules=(failing,)),
+        SaliencyError,
+        r"It is called as `rule\(model, images, targets\)`",
+    ),
+    Case(
+        "a check by a callable",
+        lambda _: AttentionCheck(rule=by(Saliency)),
+        ValueError,
+        r"show the callable with `SaliencyCallback\(rule=…\)`",
+    ),
+    Case(
+        "a layer that the model does not have",
+        asked(rules=(by(LayerGradCam, layer="convs"),)),
+        SaliencyError,
+        "Did you mean 'conv'",
+    ),
+    Case(
+        "an option that a method of Captum does not have",
+        lambda _: by(Saliency, abss=True),
+        ValueError,
+        "did you mean",
+    ),
+    Case(
+        "a method of Captum without its layer",
+        lambda _: by(LayerGradCam),
+        ValueError,
+        'needs the name of a layer: `layer="layer4"`',
+    ),
+    Case(
+        "a method of Captum that explains a neuron",
+        lambda _: by(NeuronGradient, layer="conv"),
+        ValueError,
+        "Choose a method that does",
+    ),
     Case("chunks of nothing", asked(chunk_size=0), ValueError, "`None` takes all"),
     Case(
         "a rule that was not explained",

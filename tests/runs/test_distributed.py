@@ -92,6 +92,20 @@ def test_two_processes_see_what_one_would(strategy, root):
         assert ours.measures.keys() == theirs.measures.keys() >= {"corner.share"}
 
 
+@pytest.mark.parametrize("strategy", WAYS)
+def test_callables_are_called_by_both_processes(strategy, root):
+    theirs, ours = (
+        open_run(folder / "odd").observation(0).snapshot
+        for folder in (root / "ddp" / "single", root / strategy / "observed")
+    )
+    assert ours.rules == ("guided_backprop", "slope", "LayerGradCam")
+    for rule in ours.rules:
+        assert float(ours.peaks[rule].min()) > 0
+        torch.testing.assert_close(ours.peaks[rule], theirs.peaks[rule], rtol=1e-5, atol=1e-7)
+        # In eight bits, values may be rounded to either side.
+        torch.testing.assert_close(ours.maps[rule], theirs.maps[rule], rtol=0, atol=0.01)
+
+
 def of(observation: Observation, path: str) -> torch.Tensor:
     found: Any = observation if path.startswith("measured") else observation.snapshot
     for name in path.split("."):

@@ -20,6 +20,7 @@ from unittest import mock
 
 import pytorch_lightning as pl
 import torch
+from callables import of_captum, slope
 from matrix import Shapes, Touchy
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
@@ -169,7 +170,10 @@ def watchers(root: Path, how: str) -> list[Reported]:
             corner[image, top : top + 6, :6] = True
         data = Shapes(16, augment=False)
         probe = ProbeBatch.from_dataset(data, count=count, masks={"corner": corner})
-        found.append(Reported(probe, name=name, check=check if name == CHECKED else None, **ours))
+        own = {"check": check} if name == CHECKED else {}
+        if name == "odd":
+            own = {"rule": ("guided_backprop", slope, of_captum("LayerGradCam", layer="conv2"))}
+        found.append(Reported(probe, name=name, **own, **ours))
     return found
 
 

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "functional", "isolation"),
     ("attribution", "storage"),
     ("probe", "record", "rules"),
-    ("draw", "health", "photos"),
+    ("captum", "draw", "health", "photos"),
     ("check", "explanation", "viewer"),
     ("observe",),
     ("callback", "testing", "cli"),

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from logger_stores import STORES, offline
 from older import average_weights
+from callables import nasty, noisy, of_captum
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     ModelCheckpoint,
@@ -531,6 +532,11 @@ def _logging_to(kind: str) -> Callable[[Path], AbstractContextManager[list[Any]]
 
     return opened
 
+BY_CAPTUM = (
+    "guided_backprop",
+    of_captum("IntegratedGradients", n_steps=4),
+    of_captum("LayerGradCam", layer="conv2"),
+)
 
 ROWS: dict[str, Row] = {
     "plain": Row(),
@@ -561,6 +567,15 @@ ROWS: dict[str, Row] = {
     "one image a forward pass": Row(callback={"chunk_size": 1}),
     "plain gradient": Row(callback={"rule": "gradient", "targets": "top3"}),
     "two rules": Row(callback={"rule": ("guided_backprop", "gradient")}),
+    "integrated gradients and Grad-CAM by Captum, next to guided backprop": Row(
+        callback={"rule": BY_CAPTUM, "targets": "label"}
+    ),
+    "the same in bf16-mixed, alone": Row(
+        {"precision": "bf16-mixed"}, callback={"rule": BY_CAPTUM[1:], "targets": "label"}
+    ),
+    "callables that leave hooks, gradients, modes and random numbers behind": Row(
+        callback={"rule": ("gradient", nasty, noisy)}
+    ),
     "deterministic": Row({"deterministic": True}),
     "anomaly detection": Row({"detect_anomaly": True}),
     "EarlyStopping and ModelCheckpoint": Row(

@@ -13,13 +13,16 @@ import pytest
 import torch
 import training
 from browser import Viewer, add_observation, make_run, start_browser, write_verdict
+from captum.attr import IntegratedGradients, LayerGradCam
 from tensorboard_server import serve
 
 from lightning_saliency import SaliencyCallback
+from lightning_saliency.captum import rule as captum_rule
 from lightning_saliency.draw.colours import colorize
 from lightning_saliency.record.run import open_run
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.viewer.maps import quantise
+from lightning_saliency.viewer.report import build_report, open_records
 
 HOSTILE = ("<img src=x onerror=parent.pwned=1>", "</script><script>pwned=1</script>", "c" * 90)
 BOTH = ("guided_backprop", "gradient")
@@ -407,6 +410,47 @@ def test_two_rules_side_by_side(tab, logs):
     viewer.frame.locator("text=Gradient").first.click()
     assert viewer.wait().get("state.rule") == "gradient"
     assert viewer.frame.locator(".tile .badge").count() == 0
+
+
+def test_methods_of_other_libraries_stand_next_to_the_built_in_rules(opened, serving, tmp_path):
+    integrated = captum_rule(IntegratedGradients, n_steps=2)
+    cam = captum_rule(LayerGradCam, layer="conv2", name="grad_cam")
+    names = ["guided_backprop", "integrated_gradients", "grad_cam"]
+    watcher = SaliencyCallback(
+        training.one_image(), rule=(names[0], integrated, cam), tile_size=24, targets=[1, 2]
+    )
+    logs = tmp_path / "logs"
+    training.fit(logs / "fitted", watcher, max_epochs=1)
+    (tmp_path / "server").mkdir()
+    server = serving(tmp_path / "server", "--logdir", str(logs))
+    (run,) = server.wait_for_runs(1)
+    report = tmp_path / "report.html"
+    report.write_text(build_report(open_records([logs])).html, "utf-8")
+    for viewer in (
+        opened().open_frame(server.base, run=run["id"], rule="*"),
+        opened().open_file(report, rule="*"),
+    ):
+        assert viewer.get("sides.map((side) => side.rule)") == names
+        step = open_run(logs / "fitted").steps()[-1]
+        tiles = viewer.get("scene.rows[0].tiles.map((t) => [t.side.rule, t.slot])")
+        for tile, (name, slot) in enumerate(tiles):
+            maps = recorded(logs, "fitted", step, 0, slot, name)
+            own = colorize(maps, maps.shape[-1], "signed")
+            assert abs(viewer.pixels(tile)[..., :3].astype(int) - own).max() <= 1
+        assert len(tiles) == 6
+        assert "Integrated gradients" in viewer.text(".toolbar")
+        assert "Grad cam" in viewer.text(".toolbar")
+
+
+def test_many_rules_have_letters_and_colours(opened, tmp_path):
+    rules = tuple(f"rule_{number}" for number in range(10))
+    make_run(tmp_path / "run", rules=rules, observations=1, images=1, classes=2)
+    report = tmp_path / "report.html"
+    report.write_text(build_report(open_records([tmp_path / "run"])).html, "utf-8")
+    viewer = opened().open_file(report, rule="*")
+    assert viewer.get("sides.map((side) => side.letter).join('')") == "ABCDEFGHIJ"
+    coloured = "[...document.querySelectorAll('.tile .badge')].map((b) => b.className)"
+    assert set(viewer.frame.evaluate(coloured)) == {f"badge side-{number}" for number in range(4)}
 
 
 # Many images and classes

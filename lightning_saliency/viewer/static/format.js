@@ -38,3 +38,9 @@ export function ruleText(rule) {
   const words = rule.replaceAll("_", " ");
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
+
+/** The unit that maps share; methods of other libraries have units of their own. */
+export function unitText(rules) {
+  const gradients = ["gradient", "guided_backprop", "deconvnet"];
+  return [...rules].every((rule) => gradients.includes(rule)) ? " logits per input unit" : "";
+}

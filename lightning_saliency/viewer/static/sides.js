@@ -5,7 +5,8 @@ import {ruleText} from "./format.js";
 
 export const ALL_RULES = "*"; // the choice of all rules of a run
 
-const LETTERS = "ABCDEFGH";
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+const COLOURS = 4; // of badges; with more rules, they repeat
 
 /** The sides that runs and the chosen rule make: one if nothing is compared. */
 export function makeSides(runs, chosen) {
@@ -19,9 +20,10 @@ class Side {
   constructor({run, r, rule}, severalRuns, rules, index) {
     Object.assign(this, {run, r, rule});
     const number = severalRuns && rules.length > 1 ? rules.indexOf(rule) + 1 : "";
-    this.letter =
-      severalRuns || rules.length > 1 ? `${LETTERS[severalRuns ? r : index]}${number}` : "";
-    this.colour = severalRuns ? r : index;
+    const place = severalRuns ? r : index;
+    const letter = LETTERS[place % LETTERS.length];
+    this.letter = severalRuns || rules.length > 1 ? `${letter}${number}` : "";
+    this.colour = place % COLOURS;
     this.title = rules.length > 1 ? `${run.name}, ${ruleText(rule)}` : run.name;
   }
 

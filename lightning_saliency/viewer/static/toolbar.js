@@ -2,7 +2,7 @@
 import {Combobox} from "./combobox.js";
 import {rampOf} from "./colours.js";
 import {fillSelect, make, makeChoice} from "./elements.js";
-import {count, figure, outcomeText, ruleText} from "./format.js";
+import {count, figure, outcomeText, ruleText, unitText} from "./format.js";
 import {icon, makeButton} from "./icons.js";
 import {showKeys} from "./keys.js";
 import {ALL_RULES} from "./sides.js";
@@ -223,7 +223,7 @@ export class Toolbar {
     const {state, scales} = this.viewer;
     if (state.scale === "map") return "Colours end at the peak of each map";
     const ends = [...(scales?.values() ?? [])].map((end) => `±${figure(end)}`).join(" and ");
-    return `Colours end at ${ends} logits per input unit`;
+    return `Colours end at ${ends}${unitText(scales?.keys() ?? [])}`;
   }
 
   showVerdict(verdict) {
