@@ -66,11 +66,12 @@ def plot(
     3. The maximum of panel 2 over the channels, on its scale, from black (zero) to yellow.
     4. Panel 3 over the dimmed image.
 
-    Each row has a scale of its own, so strengths cannot be compared between rows.
+    Each row has a scale of its own, so strengths cannot be compared between rows. Of volumes, all
+    panels show what the ``depth`` of the probe says; of a tensor, what is strongest along D.
 
     Args:
-        attributions: By rule, ``(N, K, C, H, W)``, in logits per input unit, as :func:`explain`
-            returns them; likewise the next two.
+        attributions: By rule, ``(N, K, C, H, W)``, or ``(N, K, C, D, H, W)`` of volumes, in logits
+            per input unit, as :func:`explain` returns them; likewise the next two.
         explained: ``(N, K)`` int64, the class that each attribution explains.
         logits: ``(N, num_classes)``.
         probe: The images that were explained. A ``ProbeBatch`` brings class names and, with
@@ -112,8 +113,10 @@ def plot(
     _check_arguments(probe, reduce, width)
     rules = _chosen_rules(attributions, rule)
     shown = {name: attributions[name].detach().float().cpu() for name in rules}
+    _check_fit(shown[rules[0]].shape, probe)
+    if probe.projection is not None:
+        shown = {name: probe.projection.strongest(signed) for name, signed in shown.items()}
     shape = shown[rules[0]].shape
-    _check_fit(shape, probe)
     rows = _chosen_rows(explained.tolist(), logits, probe, image, targets)
     drawn = [(i, k, name) for i, k in rows for name in rules]
     _check_count(len(drawn))
