@@ -146,6 +146,14 @@ def _looks_like_masks(values: Tensor) -> bool:
 
 def _remedy_without_images(fields: Sequence[Field]) -> str:
     """Say what to pass, also for grey images without an axis for their channel, and signals."""
+    listed = [f for f in fields if f.path.endswith("[0]") and _is_one_image(f.value)]
+    if listed and any(f.path == f"{listed[0].path[:-3]}[1]" for f in fields):
+        return (
+            f"`{listed[0].path[:-3]}` is a list of images, as detectors take them: pass "
+            "`probe=ProbeBatch(torch.stack(images))` with images of one size, and "
+            "`forward=lambda model, images: …` that calls the detector and returns one logit per "
+            "class."
+        )
     for field in fields:
         value = field.value
         if isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] <= 4:
@@ -157,6 +165,10 @@ def _remedy_without_images(fields: Sequence[Field]) -> str:
                 f"{SIGNAL_REMEDY}"
             )
     return _REMEDY
+
+
+def _is_one_image(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 3 and len(value) in (1, 3)
 
 
 def find_labels(
