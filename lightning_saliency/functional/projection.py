@@ -69,6 +69,7 @@ class Projection:
     def __str__(self) -> str:
         axis = f"axis {self.axis + 5}"  # as the axes of the images are numbered
         if self.depth == "max":
-            return f"the strongest along {axis}"
-        which = "the middle" if self.depth == "middle" else f"number {self.depth}"
-        return f"slice of {axis}: {which}"
+            return f"strongest value along {axis}"
+        if self.depth == "middle":
+            return f"middle slice of {axis}"
+        return f"slice {self.depth} of {axis}"
