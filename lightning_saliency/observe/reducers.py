@@ -153,7 +153,6 @@ class MeasuredMaps:
     def _measure(self, attribution: Tensor, picked: Sequence[int]) -> None:
         """Measure some images of the chunk."""
         first, single = self._chunk.rows.start, attribution.shape[1] == 1 or self._reduce != "joint"
-        single = single or self._projection is not None
         if single and len(picked) == 1 < self._chunk.count:
             # Torch divides the sum over a single map among threads, and rounds it differently than
             # that over each of several. A copy makes the results independent of the chunks.
