@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +176,16 @@ def test_a_run_is_checked_and_what_grew_is_hidden(tmp_path):
     reference = Reference.from_runs([tmp_path / str(seed) for seed in range(3)])
     wrong = callback(check=AttentionCheck(reference, require=("ball.share >= 0.99",)))
     train(tmp_path / "checked", wrong, seed=4)
-    verdict = wrong.verdict
-    assert verdict.outcome == "fail"
-    assert verdict.growth is not None
-    assert verdict.occluded is not None
-    assert 0 <= verdict.occluded.after <= 1
-    other = callback(probe=probe(depth_axis=-1), check=AttentionCheck(reference), every_n_epochs=0)
+    verdict = judged(tmp_path / "checked")
+    assert verdict["outcome"] == "fail"
+    assert verdict["growth"] is not None
+    assert 0 <= verdict["occluded"]["after"] <= 1
+    # Profiles along another axis must not be compared.
+    other = callback(probe=probe(depth_axis=-1), check=AttentionCheck(reference))
     train(tmp_path / "other", other, seed=4)
-    assert other.verdict.outcome == "not comparable"
+    assert judged(tmp_path / "other")["outcome"] == "not comparable"
+
+
+def judged(folder: Path) -> dict[str, Any]:
+    """What the check of a run wrote."""
+    return json.loads(next(folder.rglob("verdict.json")).read_text())
