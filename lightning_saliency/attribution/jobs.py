@@ -58,9 +58,13 @@ class Attributions:
     def maps(self, rule: str | Method, reduce: Reduce = "abs_max") -> Tensor:
         """Reduce the attribution by ``rule`` to saliency maps ``(N, K, H, W)``.
 
-        See :func:`maps.reduce_channels` for the values of ``reduce`` and for the errors.
+        Those of volumes are ``(N, K, D, H, W)``. See :func:`maps.reduce_channels` for the values of
+        ``reduce`` and for the errors.
         """
-        return reduce_channels(self[rule], reduce)
+        signed = self[rule]
+        # What is done per pixel takes a volume as one image, its slices under each other.
+        flat = reduce_channels(signed.flatten(3, -2), reduce)
+        return flat.view(*signed.shape[:2], *signed.shape[3:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,8 +21,24 @@ Extras: TypeAlias = Mapping[str, Tensor]  # further inputs of the model, one row
 
 
 def call_plainly(model: nn.Module, images: Tensor, **extras: Tensor) -> Any:
-    """Call ``model`` with the images and the extras, if any; the default ``forward``."""
+    """Call ``model`` with the images and the extras, if any; the default ``forward``.
+
+    A model that takes only keywords, such as ``forward(self, **batch)`` around one of Hugging
+    Face's, gets the images as ``pixel_values``, which is what theirs call them.
+    """
+    if _takes_only_keywords(model):
+        return model(pixel_values=images, **extras)
     return model(images, **extras)
+
+
+def _takes_only_keywords(model: nn.Module) -> bool:
+    """Whether ``forward`` takes no positional argument, but one that is named ``pixel_values``."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # It is not a Python function, or there is none.
+        return False
+    keywords = [p.kind for p in parameters if p.name == "pixel_values" or p.kind == p.VAR_KEYWORD]
+    return bool(keywords) and all(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +172,16 @@ def find_logits(output: Any, count: int, classes: int | None = None) -> Tensor:
     Raises:
         SaliencyError: There are no logits, or they have another shape.
     """
-    found = output
+    found, place = output, ""
     if isinstance(output, Mapping):
-        found = output.get("logits")
+        found, place = output.get("logits"), '["logits"]'
     elif not isinstance(output, Tensor):
-        found = getattr(output, "logits", None)
+        found, place = getattr(output, "logits", None), ".logits"
         if found is None and isinstance(output, tuple | list) and output:
-            found = _choose_item(output, count, classes)
+            found, place = _choose_item(output, count, classes), "[…]"
     if not isinstance(found, Tensor) or not found.is_floating_point():
         raise SaliencyError(
-            f"no logits found in the model's output, {_describe(output)}. Pass "
-            "`forward=lambda model, images: …` that returns a floating-point tensor "
-            "(N, num_classes)."
+            f"no logits found in the model's output, {_describe(output)}. {_find_remedy(output)}"
         )
     logits = found.unsqueeze(1) if found.ndim == 1 else found
     if logits.ndim != 2 or len(logits) != count or logits.shape[1] == 0:
@@ -179,24 +194,47 @@ def find_logits(output: Any, count: int, classes: int | None = None) -> Tensor:
             )
         raise SaliencyError(
             f"the logits of {count} image(s) must have shape ({count}, num_classes), got "
-            f"{tuple(found.shape)}. {_reduce_remedy(found)}"
+            f"{tuple(found.shape)}. {_reduce_remedy(found, place)}"
         )
     return plain_tensor(logits)
 
 
-def _reduce_remedy(found: Tensor) -> str:
-    """How to make logits of an output of another shape."""
-    if found.ndim != 4:
+def _find_remedy(output: Any) -> str:
+    """How to find logits in an output that holds none where they are looked for."""
+    if isinstance(output, Mapping):
+        for key, value in output.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (4, 5):
+                return _reduce_remedy(value, f'["{key}"]')
+    return (
+        "Pass `forward=lambda model, images: …` that returns a floating-point tensor "
+        "(N, num_classes)."
+    )
+
+
+def _reduce_remedy(found: Tensor, place: str) -> str:
+    """How to make logits of an output of another shape.
+
+    Args:
+        found: The output.
+        place: Where it was found in what the model returns, as code.
+    """
+    call = f"forward=lambda model, images: model(images){place}"
+    if found.ndim == 3:
+        return (
+            f"The output of a detector has logits for each box: pass `{call}.amax(dim=1)`, which "
+            "takes those of the strongest box, or another `forward` that reduces them."
+        )
+    if found.ndim not in (4, 5):
         return (
             "Pass `forward=lambda model, images: …` that reduces them, for example by a mean over "
             "positions."
         )
+    axes = ", ".join(map(str, range(2, found.ndim)))
     return (
-        "The output of a segmentation network has logits at each position: pass "
-        "`forward=lambda model, images: model(images).mean(dim=(2, 3))`, which reduces them, for "
-        "example by a mean over positions. What generates images has no classes: explain the "
-        "network that judges them, such as `forward=lambda model, images: "
-        "model.discriminator(images)`."
+        f"The output of a segmentation network has logits at each position: pass "
+        f"`{call}.mean(dim=({axes}))`, which reduces them, for example by a mean over positions. "
+        "What generates images has no classes: explain the network that judges them, such as "
+        "`forward=lambda model, images: model.discriminator(images)`."
     )
 
 

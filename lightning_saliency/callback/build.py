@@ -78,7 +78,7 @@ def build_observer(
     targets = choose_targets(
         options.targets, classes, probe.all_true_classes(), probe.class_names or ()
     )
-    size = sharp_size(probe.images.shape[-2], probe.images.shape[-1], options.tile_size)
+    size = sharp_size(*probe.drawn_size, options.tile_size)
     return Observer(
         probe=probe,
         targets=targets,

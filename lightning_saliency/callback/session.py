@@ -272,6 +272,8 @@ class Session:
         probe = self.probe
         if stored is not None and probe is not None and stored.fingerprint != probe.fingerprint:
             yield "another probe", "the one passed. Pass `probe=None` to go on with that of the run"
+        elif stored is not None and probe is not None and stored.depth != probe.depth:
+            yield f"`depth={stored.depth!r}`", f"`depth={probe.depth!r}`"
         for key, value in self._options.display_key.items():
             if value != shown[key]:
                 yield f"`{key}={shown[key]!r}`", f"`{key}={value!r}`"
@@ -392,6 +394,8 @@ class Session:
     def _begin_record(self, observer: Observer, publisher: Publisher) -> RunInfo:
         with observer.ranks.synchronized("beginning the record"):
             settings = {**self._options.metadata, **self._schedule.metadata}
+            if observer.probe.depth is not None:
+                settings |= {"depth": observer.probe.depth, "depth_axis": observer.probe.depth_axis}
             info = run_info(self._options.name, observer.meter, settings)
             last = publisher.begin(info, after=self._past)
         # A step of the record's past would overwrite it.

@@ -66,11 +66,12 @@ def plot(
     3. The maximum of panel 2 over the channels, on its scale, from black (zero) to yellow.
     4. Panel 3 over the dimmed image.
 
-    Each row has a scale of its own, so strengths cannot be compared between rows.
+    Each row has a scale of its own, so strengths cannot be compared between rows. Of volumes, all
+    panels show what the ``depth`` of the probe says; of a tensor, what is strongest along D.
 
     Args:
-        attributions: By rule, ``(N, K, C, H, W)``, in logits per input unit, as :func:`explain`
-            returns them; likewise the next two.
+        attributions: By rule, ``(N, K, C, H, W)``, or ``(N, K, C, D, H, W)`` of volumes, in logits
+            per input unit, as :func:`explain` returns them; likewise the next two.
         explained: ``(N, K)`` int64, the class that each attribution explains.
         logits: ``(N, num_classes)``.
         probe: The images that were explained. A ``ProbeBatch`` brings class names and, with
@@ -113,9 +114,10 @@ def plot(
     rules = _chosen_rules(attributions, rule)
     shown = {name: attributions[name].detach().float().cpu() for name in rules}
     # A method of another library may return one channel for images of several.
-    channels = {each.shape[2] for each in shown.values()}
-    shape = max((each.shape for each in shown.values()), key=lambda shape: shape[2])
-    _check_fit(shape, probe)
+    _check_fit(_widest(shown), probe)
+    if probe.projection is not None:
+        shown = {name: probe.projection.strongest(signed) for name, signed in shown.items()}
+    channels, shape = {each.shape[2] for each in shown.values()}, _widest(shown)
     rows = _chosen_rows(explained.tolist(), logits, probe, image, targets)
     drawn = [(i, k, name) for i, k in rows for name in rules]
     _check_count(len(drawn))
@@ -147,6 +149,11 @@ class _PaperFigure(Figure):
         self.savefig(buffer, format="png", dpi=2 * self.dpi)
         width, height = (round(side * self.dpi) for side in self.get_size_inches())
         return buffer.getvalue(), {"width": width, "height": height}
+
+
+def _widest(shown: Mapping[str, Tensor]) -> torch.Size:
+    """The shape of the attributions with the most channels."""
+    return max((signed.shape for signed in shown.values()), key=lambda shape: shape[2])
 
 
 def _check_arguments(probe: ProbeBatch, reduce: Reduce, width: float) -> None:

@@ -54,7 +54,7 @@ class MosaicRenderer:
         one_logit: bool = False,
     ) -> None:
         self._probe, self._binary = probe, one_logit and not probe.multi_label
-        self.size = sharp_size(probe.images.shape[-2], probe.images.shape[-1], size)
+        self.size = sharp_size(*probe.drawn_size, size)
         self._style, self._scale = style, scale
         self._photos = [photo(image, self.size) for image in probe.displayed().numpy()]
 
@@ -78,7 +78,7 @@ class MosaicRenderer:
             _in_rows(tiles),
             title=snapshot.caption,
             aside=self._name_rule(rule),
-            foot=_LEGENDS[self._style],
+            foot="; ".join(self._legends()),
         )
 
     def _blocks(self, snapshot: Snapshot, image: int) -> Picture:
@@ -134,12 +134,17 @@ class MosaicRenderer:
             block=len(rules) if several else None,
         )
 
+    def _legends(self) -> list[str]:
+        """What the colours mean and, of volumes, what of them is drawn."""
+        projection = self._probe.projection
+        return [_LEGENDS[self._style]] + ([] if projection is None else [str(projection)])
+
     def _notes(self, rules: Sequence[str]) -> list[str]:
         """What a reader of several maps must know, one line each."""
         marks = ["framed: the true class", "bold: the predicted class"]
         if self._probe.multi_label:
             marks = ["framed: a true label", "bold: a predicted label, of at least 50%"]
-        notes = [_LEGENDS[self._style], *marks]
+        notes = [*self._legends(), *marks]
         if len(rules) == 1:
             return [self._name_rule(rules[0]), *notes]
         # Several rules are named next to their rows.

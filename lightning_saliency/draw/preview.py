@@ -22,7 +22,7 @@ def preview(attributions: Mapping[str, Tensor], targets: Tensor, logits: Tensor)
     Each map is divided by its own peak.
 
     Args:
-        attributions: For each rule, ``(N, K, C, H, W)``, signed.
+        attributions: For each rule, ``(N, K, C, H, W)`` or ``(N, K, C, D, H, W)``, signed.
         targets: ``(N, K)`` int64, the class of each attribution.
         logits: ``(N, num_classes)``, the model's output.
 
@@ -50,6 +50,7 @@ def preview(attributions: Mapping[str, Tensor], targets: Tensor, logits: Tensor)
 
 def _tile(signed: Tensor, target: int, logit: float) -> Tile:
     """The map of one class, with its logit."""
-    small = shrink(strongest_channel(signed.detach().float()), _SIZE).cpu()
+    # Of a volume, the strongest of all channels and slices is shown.
+    small = shrink(strongest_channel(signed.detach().float().flatten(0, -3)), _SIZE).cpu()
     values = small / small.abs().max().clamp(min=torch.finfo(small.dtype).tiny)
     return Tile(colorize(values.numpy(), _SIZE, "signed"), f"class {target}", f"{logit:+.1f}")

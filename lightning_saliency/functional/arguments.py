@@ -114,8 +114,26 @@ def looks_channels_last(shape: Sequence[int]) -> bool:
     return shape[3] in (3, 4) or (shape[3] == 1 and shape[1] == shape[2])
 
 
+def looks_frames_first(shape: Sequence[int]) -> bool:
+    """Whether images of a shape ``(N, C, D, H, W)`` are more likely clips ``(N, T, C, H, W)``.
+
+    Example:
+        >>> looks_frames_first((8, 16, 3, 32, 32)), looks_frames_first((8, 3, 16, 32, 32))
+        (True, False)
+    """
+    return len(shape) == 5 and shape[2] in (1, 3) and shape[1] not in (1, 3)
+
+
+def frames_first_remedy() -> str:
+    """Say how clips ``(N, T, C, H, W)`` can be explained."""
+    return (
+        "If the frames come first, pass `images.transpose(1, 2)`, with "
+        "`forward=lambda model, images: model(images.transpose(1, 2))` if the model takes them so."
+    )
+
+
 def check_images(images: Any) -> None:
-    """Refuse anything but a batch of floating-point images ``(N, C, H, W)``.
+    """Refuse anything but a batch of floating-point images ``(N, C, H, W)`` or volumes.
 
     Raises:
         TypeError: ``images`` is not a tensor, or not floating point.
@@ -126,9 +144,10 @@ def check_images(images: Any) -> None:
             f"`images` must be a tensor, got {type(images).__name__}. Convert it with "
             "`torch.as_tensor`, and read photos with `ProbeBatch.from_files`."
         )
-    if images.ndim != 4:
+    if images.ndim not in (4, 5):
         raise ValueError(
-            f"`images` must have shape (N, C, H, W), got {tuple(images.shape)}. "
+            f"`images` must have shape (N, C, H, W) or (N, C, D, H, W), got "
+            f"{tuple(images.shape)}. "
             f"{_remedy_for_shape(images.shape)}"
         )
     if images.numel() == 0:
@@ -196,23 +215,30 @@ FLOAT_REMEDY = (
 
 def _remedy_for_shape(shape: Sequence[int]) -> str:
     """Say how images of another number of axes can be passed."""
-    if len(shape) == 5:
+    if len(shape) > 5:
         return fold_remedy(shape)
     if len(shape) == 3:
         return (
             "Add a batch axis with `images[None]` to explain one image, or a channel axis with "
-            "`images[:, None]` if these are several grey ones."
+            f"`images[:, None]` if these are several grey ones. {SIGNAL_REMEDY}"
         )
     if len(shape) == 2:
         return "Add the missing axes with `images[None, None]` if this is one grey image."
     return "Bring them to four axes: images, channels, rows and columns."
 
 
+SIGNAL_REMEDY = (
+    "Pass signals (N, C, L) as images of one row, `signals[:, :, None]`, with "
+    "`forward=lambda model, images: model(images[:, :, 0])`."
+)
+
+
 def fold_remedy(shape: Sequence[int]) -> str:
-    """Say how clips ``(N, T, C, H, W)`` or volumes ``(N, C, D, H, W)`` can be explained."""
-    sides = f"{shape[1]}, {shape[2]}"
+    """Say how images of more than three axes of space can be explained."""
+    last = len(shape) - 4
+    sides = ", ".join(map(str, shape[1 : last + 1]))
     return (
-        "Fold the frames of clips, or the depth of volumes, into the channels with "
-        "`images.flatten(1, 2)`, and unfold them again in "
+        f"Fold the first axes, such as those of time, into the channels with "
+        f"`images.flatten(1, {last})`, and unfold them again in "
         f"`forward=lambda model, images: model(images.unflatten(1, ({sides})))`."
     )

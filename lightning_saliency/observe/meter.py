@@ -108,6 +108,7 @@ class Meter:
             rule=self.rule,
             reduce=self.reduce,
             size=self.size,
+            projection=self.probe.projection,
         )
 
     def measure(self, explained: Attributions, shard: Shard = whole) -> Measured:

@@ -78,7 +78,8 @@ class Observer:
         """
         with self.ranks.synchronized("choosing what to explain"):
             images, extras, requests = self._inputs(model)
-            shown, taken = ShownMaps(self.size), self.meter.reducer(self.ranks.shard)
+            shown = ShownMaps(self.size, self.probe.projection)
+            taken = self.meter.reducer(self.ranks.shard)
         # Without a request of its own, what is measured is picked from what is shown.
         reducers: list[tuple[Reducer, ...]]
         reducers = [(shown, taken)] if len(requests) == 1 else [(shown,), (taken,)]

@@ -20,11 +20,13 @@ from lightning_saliency.record.observation import Measured
 
 
 def find_place(growth: Growth, probe: ProbeBatch) -> Tensor:
-    """Find the pixels of what gained most, bool ``(N, H, W)``."""
+    """Find the pixels of what gained most, bool, of the shape of the images without channels."""
     if growth.region is not None:
         return probe.masks[growth.region]
-    count, _, height, width = probe.images.shape
-    return cell_mask(growth.row, growth.column, height, width).expand(count, -1, -1)
+    cell = cell_mask(growth.row, growth.column, *probe.drawn_size)
+    if probe.depth_axis is not None:
+        cell = cell.unsqueeze(probe.depth_axis)  # The cell goes through the whole volume.
+    return cell.expand(len(probe), *probe.images.shape[2:])
 
 
 def hidden(images: Tensor, place: Tensor) -> Tensor:
@@ -34,17 +36,18 @@ def hidden(images: Tensor, place: Tensor) -> Tensor:
     along with its background.
 
     Args:
-        images: ``(N, C, H, W)``.
-        place: ``(N, H, W)`` bool, the pixels to fill.
+        images: ``(N, C, H, W)`` or ``(N, C, D, H, W)``.
+        place: Bool of the same shape without channels, the pixels to fill.
 
     Returns:
-        ``(N, C, H, W)``.
+        The images, in their shape.
 
     Example:
         >>> hidden(torch.tensor([[[[8.0, 1.0, 3.0]]]]), torch.tensor([[[True, False, False]]]))
         tensor([[[[4., 1., 3.]]]])
     """
-    return torch.where(place.unsqueeze(1), images.mean(dim=(2, 3), keepdim=True), images)
+    mean = images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
+    return torch.where(place.unsqueeze(1), mean, images)
 
 
 def confirmed(verdict: Verdict, measured: Measured, after: Tensor) -> Verdict:

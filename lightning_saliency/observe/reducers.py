@@ -12,7 +12,8 @@ chunk and maps of h × w, an observation holds at most this many bytes in additi
     + 4·n·C·H·W                             one attribution of one chunk
     + 16·(C + 2)·max(2·H·W, B/C)            its reduction; B is 2^16 on a CPU, 2^20 elsewhere
 
-Of several processes, each holds this for its share of the images until the maps are gathered.
+Of volumes, H·W is D·H·W. Of several processes, each holds this for its share of the images until
+the maps are gathered.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from lightning_saliency.functional.maps import (
     shrink_mass,
     shrink_strongest_channel,
 )
-from lightning_saliency.functional.measures import CELLS, profiles_and_shares
+from lightning_saliency.functional.measures import CELLS, profiles, profiles_and_shares
+from lightning_saliency.functional.projection import Projection
 
 
 def _images_at_once(attribution: Tensor) -> int:
@@ -47,14 +49,15 @@ class ShownMaps:
 
     Args:
         size: Most pixels per side of a map.
+        projection: How volumes become flat; ``None`` for images.
 
     Attributes:
         maps: For each rule, ``(N, K, h, w)`` float16; see :class:`Snapshot`.
         peaks: For each rule, ``(N, K)``.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, projection: Projection | None = None) -> None:
+        self._size, self._projection = size, projection
         self.maps: dict[str, Tensor] = {}
         self.peaks: dict[str, Tensor] = {}
 
@@ -67,7 +70,8 @@ class ShownMaps:
         first, size = self._chunk.rows.start, _images_at_once(attribution)
         for start in range(0, len(attribution), size):
             part = attribution[start : start + size]
-            small = shrink_strongest_channel(exactly(part), self._size)
+            flat = part if self._projection is None else self._projection.fold(part)
+            small = shrink_strongest_channel(exactly(flat), self._size)
             peaks = small.abs().amax(dim=(-2, -1))
             # The small gradients of a trained network would underflow in float16 without their
             # peaks.
@@ -89,12 +93,13 @@ class MeasuredMaps:
     repeated for the one that is measured.
 
     Args:
-        images: ``(N, C, H, W)``, the images that are explained.
-        masks: For each region, ``(N, H, W)`` bool.
+        images: ``(N, C, H, W)`` or ``(N, C, D, H, W)``, the images that are explained.
+        masks: For each region, a bool tensor of that shape without channels.
         targets: ``(N, 1)`` int64, the class of each image; see :func:`as_columns`.
         rule: The rule to measure.
         reduce: How maps are made of attributions; see :func:`maps.masses`.
         size: Most pixels per side of the maps that are kept.
+        projection: How volumes become flat; ``None`` for images.
 
     Attributes:
         kept: ``"classes"``, ``(N,)`` int64; ``"maps"``, ``(N, h, w)`` float16, divided by their
@@ -111,8 +116,10 @@ class MeasuredMaps:
         rule: str,
         reduce: MassReduce,
         size: int,
+        projection: Projection | None = None,
     ) -> None:
         self._images, self._masks, self._targets = images, masks, targets
+        self._projection = projection
         self._rule, self._reduce, self._size = rule, reduce, size
         self.kept: dict[str, Tensor] = {}
 
@@ -150,14 +157,21 @@ class MeasuredMaps:
             # that over each of several. A copy makes the results independent of the chunks.
             picked = [*picked, *picked]
         rows = [first + row for row in picked]
-        maps = exactly(masses(attribution[picked], self._images[rows], self._reduce))
-        self._keep("maps", rows, _join_views(shrink_mass(maps, self._size)))
-        flat, views = maps.flatten(0, 1), maps.shape[:2]
+        # What is measured per pixel takes a volume as one image, its slices under each other.
+        gradients, images = attribution[picked].flatten(2, -2), self._images[rows].flatten(2, -2)
+        maps = exactly(masses(gradients, images, self._reduce))
+        views = maps.shape[:2]
         inside = {
-            name: mask[rows].to(maps.device).repeat_interleave(views[1], dim=0)
+            name: mask[rows].flatten(1, -2).to(maps.device).repeat_interleave(views[1], dim=0)
             for name, mask in self._masks.items()
         }
-        cells, shares = profiles_and_shares(flat, inside)
+        cells, shares = profiles_and_shares(maps.flatten(0, 1), inside)
+        shown = maps
+        if self._projection is not None:
+            volumes = maps.view(*views, *attribution.shape[2:])
+            shown = self._projection.strongest(volumes)
+            cells = profiles(self._projection.total(volumes).flatten(0, 1))
+        self._keep("maps", rows, _join_views(shrink_mass(shown, self._size)))
         self._keep("views", rows, cells.view(*views, CELLS, CELLS))
         for name, values in shares.items():
             self._keep(f"share.{name}", rows, values.view(views))

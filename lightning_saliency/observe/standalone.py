@@ -60,7 +60,7 @@ def build_observer(
         model, probe.images, passes.forward, extras=probe.extras, classes=passes.classes
     )
     probe.check_fit(logits)
-    size = sharp_size(probe.images.shape[-2], probe.images.shape[-1], _SIZE)
+    size = sharp_size(*probe.drawn_size, _SIZE)
     meter = Meter.for_probe(probe, size, classes=classes, one_logit=logits == 1, good=good)
     if like is not None:
         rule, reduce = cast(Rule, like.rule), cast(MassReduce, like.reduce)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from lightning_saliency.functional.projection import Depth, Projection
 from lightning_saliency.probe.joining import (
     Loaded,
     join_batches,
@@ -21,7 +22,7 @@ from lightning_saliency.probe.photo_sets import choose_photos, read_photos
 from lightning_saliency.probe.preview import show_images
 from lightning_saliency.probe.reading import Reader, warn_of_many
 from lightning_saliency.probe.state import (
-    hash_tensors,
+    fingerprint,
     pack,
     pack_compactly,
     read_state,
@@ -33,6 +34,7 @@ from lightning_saliency.probe.state import (
 from lightning_saliency.probe.transforms import to_original_colours
 from lightning_saliency.probe.validation import (
     checked_class_names,
+    checked_depth,
     checked_extras,
     checked_images,
     checked_labels,
@@ -50,14 +52,16 @@ class ProbeBatch:
     The batch is frozen and holds copies, so later changes to the arguments do not affect it.
 
     Attributes:
-        images: ``(N, C, H, W)``, floating point, as the model expects them.
+        images: ``(N, C, H, W)``, floating point, as the model expects them; or volumes and clips
+            ``(N, C, D, H, W)``, whose channels come before the slices or frames.
         labels: ``(N,)`` int64, the true class of each image, -1 if unknown; float
             ``(N, num_classes)`` if an image may have several; ``None`` if all are unknown. Lists,
             arrays, one-hot integers and other usual forms are converted; see
             :func:`labels.read_labels`.
         class_names: The name of each class, in order; or a dict from each class to its name.
         names: A unique name for each image; by default its number and label.
-        masks: Bool ``(N, H, W)`` for each named region, such as ``"object"``.
+        masks: Bool ``(N, H, W)`` for each named region, such as ``"object"``. Those of volumes are
+            ``(N, D, H, W)``; flat ones hold for every slice.
         extras: Further inputs of the model, such as metadata: for each name, a tensor ``(N, …)`` of
             numbers or bools, with one row per image. Wherever some of the images are passed to the
             model, their rows are passed along, as keyword arguments of these names.
@@ -65,6 +69,10 @@ class ProbeBatch:
             ``std``, to display them in their original colours; without it, each image is scaled
             from its lowest to its highest value.
         std: The standard deviation of each channel; see ``mean``. A single number is for all.
+        depth: How volumes are drawn. ``"max"``, the default, shows what is strongest along an axis,
+            of images and of maps, with its sign; ``"middle"`` or a number shows one slice.
+            Measurements are of the whole volume, added up along the axis.
+        depth_axis: That axis: -3, the default, for D, -2 for H or -1 for W.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
@@ -86,6 +94,8 @@ class ProbeBatch:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    depth: Depth | None = None
+    depth_axis: int | None = None
 
     _labels_found_in: ClassVar[str] = ""  # the field of the data, for messages; set per probe
     # The batches of data that the images come from, until `transferred` has passed them on.
@@ -99,7 +109,10 @@ class ProbeBatch:
             self._put("labels", checked_labels(self.labels, len(self), self.class_names))
         names = self._default_names() if self.names is None else self.names
         self._put("names", checked_names(names, len(self)))
-        self._put("masks", checked_masks(self.masks, self.images))
+        depth, axis = checked_depth(self.depth, self.depth_axis, self.images.shape)
+        self._put("depth", depth)
+        self._put("depth_axis", axis)
+        self._put("masks", checked_masks(self.masks, self.images, axis))
         self._put("extras", checked_extras(self.extras, len(self)))
         if self.mean is not None or self.std is not None:
             mean, std = checked_normalisation(self.mean, self.std, self.images.shape[1])
@@ -143,7 +156,23 @@ class ProbeBatch:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of images, labels, masks and extras, as 64 hexadecimal digits."""
-        return hash_tensors(pack(self)["tensors"])
+        return fingerprint(pack(self))
+
+    @property
+    def projection(self) -> Projection | None:
+        """How volumes become flat pictures; ``None`` for images that are flat."""
+        if self.depth is None or self.depth_axis is None:
+            return None
+        return Projection(self.depth, self.depth_axis)
+
+    @property
+    def drawn_size(self) -> tuple[int, int]:
+        """The height and the width of the images as they are drawn, in pixels."""
+        sides = list(self.images.shape[2:])
+        if self.depth_axis is not None:
+            del sides[self.depth_axis]
+        height, width = sides
+        return height, width
 
     def image_name(self, image: int) -> str:
         """The name of image number ``image``."""
@@ -172,8 +201,9 @@ class ProbeBatch:
         return None if self.labels is None else find_first_labels(self.labels)
 
     def displayed(self) -> Tensor:
-        """The images in their original colours, ``(N, C, H, W)`` float32 in [0, 1]."""
-        return to_original_colours(self.images.float(), self.mean, self.std)
+        """The images in their original colours, flat: ``(N, C, H, W)`` float32 in [0, 1]."""
+        flat = self.images if self.projection is None else self.projection.brightest(self.images)
+        return to_original_colours(flat.float(), self.mean, self.std)
 
     def _repr_html_(self) -> str:
         """The images and their names, which notebooks show."""
@@ -249,9 +279,10 @@ class ProbeBatch:
         Args:
             batch: A tuple, list, dict, dataclass or other object, nested or not. Fields are found
                 by their names, such as ``image`` and ``label``, and otherwise by what they hold:
-                the first floating-point tensor ``(N, C, H, W)`` that does not look like a mask, and
-                the only field with one class, or one row of labels, per image. Rows that add up to
-                1, such as one-hot labels, are one class per image; see :func:`labels.read_labels`.
+                the first floating-point tensor ``(N, C, H, W)`` or ``(N, C, D, H, W)`` that does
+                not look like a mask, and the only field with one class, or one row of labels, per
+                image. Rows that add up to 1, such as one-hot labels, are one class per image; see
+                :func:`labels.read_labels`.
             dataset: Where to look up class names and normalisation that are not given.
             items: The positions of the batch's items in ``dataset``. If it lists their targets in
                 ``targets`` or ``labels``, these decide which field holds the labels.
@@ -321,6 +352,8 @@ class ProbeBatch:
         changed: dict[str, Any] = {"images": images}
         if images.shape[1] != self.images.shape[1]:
             changed |= {"mean": None, "std": None}  # They are of other channels.
+        if images.ndim != self.images.ndim:
+            changed |= {"depth": None, "depth_axis": None}
         passed = replace(self, **changed)
         passed._put("_labels_found_in", self._labels_found_in)
         return passed

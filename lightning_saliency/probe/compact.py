@@ -24,7 +24,7 @@ def compact_images(images: Tensor) -> dict[str, Any]:
     them exactly, and otherwise as they are.
 
     Args:
-        images: ``(N, C, H, W)``, floating point, on the CPU.
+        images: ``(N, C, H, W)`` or ``(N, C, D, H, W)``, floating point, on the CPU.
 
     Returns:
         What :func:`restore_images` takes.
@@ -52,7 +52,7 @@ def restore_images(state: Mapping[str, Any]) -> Tensor:
         values: Tensor = state["values"].to(dtype)
         return values
     places, tables = state["places"], state["tables"]
-    if places.dtype != torch.uint8 or places.ndim != 4:
+    if places.dtype != torch.uint8 or places.ndim not in (4, 5):
         raise ValueError(f"its images are {places.dtype} {tuple(places.shape)}")
     if tables.shape != (places.shape[1], _LEVELS):
         raise ValueError(f"its images have tables of the shape {tuple(tables.shape)}")

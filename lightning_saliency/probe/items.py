@@ -20,7 +20,13 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.errors import SaliencyError, SaliencyWarning
-from lightning_saliency.functional.arguments import FLOAT_REMEDY, as_plain_tensor, fold_remedy
+from lightning_saliency.functional.arguments import (
+    FLOAT_REMEDY,
+    SIGNAL_REMEDY,
+    as_plain_tensor,
+    frames_first_remedy,
+    looks_frames_first,
+)
 from lightning_saliency.probe.fields import (
     Field,
     describe_batch,
@@ -67,7 +73,9 @@ class _Candidate:
 
 
 def find_images(batches: Sequence[Any]) -> list[Field]:
-    """Find the field that holds the images ``(N, C, H, W)``, the same one in all batches.
+    """Find the field that holds the images, the same one in all batches.
+
+    They are ``(N, C, H, W)`` or volumes ``(N, C, D, H, W)``.
 
     Args:
         batches: Each a tuple, list, dict, dataclass or other object, at any reasonable depth. The
@@ -101,9 +109,10 @@ def find_images(batches: Sequence[Any]) -> list[Field]:
 def _check_images(field: Field) -> None:
     """Check that a field holds images that can be explained as they are."""
     images, kind = field.value, f"`{field.path}` is {describe_value(field.value)}"
-    if images.ndim == 5:
+    if looks_frames_first(images.shape):
         raise SaliencyError(
-            f"no images (N, C, H, W) in a batch: {kind}. {_REMEDY} {fold_remedy(images.shape)}"
+            f"no images (N, C, H, W) in a batch: {kind}, which looks like clips (N, T, C, H, W). "
+            f"{_REMEDY} {frames_first_remedy()}"
         )
     if not images.is_floating_point():
         raise SaliencyError(
@@ -136,15 +145,30 @@ def _looks_like_masks(values: Tensor) -> bool:
 
 
 def _remedy_without_images(fields: Sequence[Field]) -> str:
-    """Say what to pass, also for grey images without an axis for their channel."""
+    """Say what to pass, also for grey images without an axis for their channel, and signals."""
+    listed = [f for f in fields if f.path.endswith("[0]") and _is_one_image(f.value)]
+    if listed and any(f.path == f"{listed[0].path[:-3]}[1]" for f in fields):
+        return (
+            f"`{listed[0].path[:-3]}` is a list of images, as detectors take them: pass "
+            "`probe=ProbeBatch(torch.stack(images))` with images of one size, and "
+            "`forward=lambda model, images: …` that calls the detector and returns one logit per "
+            "class."
+        )
     for field in fields:
         value = field.value
+        if isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] <= 4:
+            return f"{_REMEDY} {SIGNAL_REMEDY}"
         if isinstance(value, Tensor) and value.ndim == 3 and min(value.shape[1:]) > 4:
             return (
                 f"{_REMEDY} If `{field.path}` holds grey images (N, H, W), pass them as "
-                "`images[:, None]`, with `forward=lambda model, images: model(images[:, 0])`."
+                "`images[:, None]`, with `forward=lambda model, images: model(images[:, 0])`. "
+                f"{SIGNAL_REMEDY}"
             )
     return _REMEDY
+
+
+def _is_one_image(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 3 and len(value) in (1, 3)
 
 
 def find_labels(

@@ -31,6 +31,7 @@ from lightning_saliency.storage.places import find_place
 _METADATA = ("class_names", "names", "mean", "std")
 # These stand before the names of masks and extras, so that they differ from all other names.
 _MASK, _EXTRA = "mask:", "extra:"
+_DEPTH = ("depth", "depth_axis")  # only of volumes, so that other probes are stored as ever
 
 
 def pack(probe: Any) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def pack(probe: Any) -> dict[str, Any]:
     tensors |= {_EXTRA + name: rows for name, rows in probe.extras.items()}
     fields = {key: getattr(probe, key) for key in _METADATA}
     metadata = {key: None if value is None else list(value) for key, value in fields.items()}
-    return {"tensors": tensors, **metadata}
+    depth = {} if probe.depth is None else {key: getattr(probe, key) for key in _DEPTH}
+    return {"tensors": tensors, **metadata, **depth}
 
 
 def unpack(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def unpack(state: Mapping[str, Any]) -> dict[str, Any]:
         "masks": {name.removeprefix(_MASK): mask.bool() for name, mask in tensors.items()},
         "extras": {name.removeprefix(_EXTRA): rows for name, rows in extras.items()},
         **{key: state[key] for key in _METADATA},
+        **{key: state[key] for key in _DEPTH if key in state},
     }
 
 
@@ -82,9 +85,20 @@ def unpack_compactly(state: Mapping[str, Any]) -> dict[str, Any]:
     compact = state["compact"]
     tensors = {"images": restore_images(compact["images"]), **state["tensors"]}
     tensors |= {_MASK + name: restore_mask(mask) for name, mask in compact["masks"].items()}
-    if hash_tensors(tensors) != compact["fingerprint"]:
+    restored = {**state, "tensors": tensors}
+    if fingerprint(restored) != compact["fingerprint"]:
         raise ValueError("its images are not those of its fingerprint")
-    return {**state, "tensors": tensors}
+    return restored
+
+
+def fingerprint(state: Mapping[str, Any]) -> str:
+    """Compute the fingerprint of what :func:`pack` returned, as 64 hexadecimal digits.
+
+    The axis that volumes are looked along belongs to it, because profiles depend on it.
+    """
+    axis = state.get("depth_axis")
+    further = {} if axis is None else {"depth_axis": torch.tensor(axis)}
+    return hash_tensors({**state["tensors"], **further})
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

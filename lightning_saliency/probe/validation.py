@@ -20,10 +20,14 @@ from lightning_saliency.functional.arguments import (
     as_plain_tensor,
     check_extras,
     check_images,
+    frames_first_remedy,
+    is_integer,
     looks_channels_last,
+    looks_frames_first,
     plain_tensor,
     plain_text,
 )
+from lightning_saliency.functional.projection import AXES, DEPTHS, Depth
 from lightning_saliency.functional.text import shorten
 from lightning_saliency.probe.labels import UNLABELLED, read_labels
 
@@ -48,7 +52,41 @@ def checked_images(images: Tensor) -> Tensor:
             SaliencyWarning,
             stacklevel=4,  # the call of `ProbeBatch`
         )
+    if looks_frames_first(images.shape):
+        warnings.warn(
+            f"`images` of shape {tuple(images.shape)} look like clips (N, T, C, H, W), but are "
+            f"read as (N, C, D, H, W). {frames_first_remedy()}",
+            SaliencyWarning,
+            stacklevel=4,  # the call of `ProbeBatch`
+        )
     return plain_tensor(images).detach().to("cpu", copy=True).contiguous()
+
+
+def checked_depth(depth: Any, axis: Any, shape: Sequence[int]) -> tuple[Depth | None, int | None]:
+    """Check how volumes of a ``shape`` are drawn, and fill in the defaults.
+
+    Returns:
+        The depth and its axis, counted from the last; ``None`` twice for flat images.
+    """
+    if len(shape) == 4:
+        if depth is not None or axis is not None:
+            raise ValueError(
+                "`depth` and `depth_axis` say how images (N, C, D, H, W) are drawn, got images of "
+                f"shape {tuple(shape)}. Leave them out."
+            )
+        return None, None
+    axis = AXES[0] if axis is None else axis
+    if not is_integer(axis) or axis not in AXES:
+        raise ValueError(f"`depth_axis` must be -3, -2 or -1, for D, H or W, got {axis!r}.")
+    depth = DEPTHS[0] if depth is None else depth
+    count = shape[axis]
+    if depth not in DEPTHS and not (is_integer(depth) and 0 <= depth < count):
+        raise ValueError(
+            f"`depth` must be 'max', 'middle' or the number of a slice, from 0 to {count - 1}, "
+            f"got {depth!r}."
+        )
+    chosen: Depth = depth if is_integer(depth) else plain_text(depth)  # type: ignore[assignment]
+    return chosen, axis
 
 
 def checked_labels(labels: Any, count: int, class_names: Sequence[str] | None) -> Tensor | None:
@@ -151,8 +189,14 @@ def checked_strings(argument: str, value: Any) -> tuple[str, ...]:
     return strings
 
 
-def checked_masks(masks: Any, images: Tensor) -> dict[str, Tensor]:
-    """Check that masks have the size of the images, and copy them to the CPU as plain tensors."""
+def checked_masks(masks: Any, images: Tensor, depth_axis: int | None = None) -> dict[str, Tensor]:
+    """Check that masks have the size of the images, and copy them to the CPU as plain tensors.
+
+    Args:
+        masks: A bool tensor for each region.
+        images: ``(N, C, H, W)``, or ``(N, C, D, H, W)`` with a ``depth_axis``.
+        depth_axis: The axis of the volumes along which flat masks are repeated.
+    """
     if masks is None:
         return {}
     if not isinstance(masks, Mapping) or not all(isinstance(name, str) for name in masks):
@@ -161,23 +205,30 @@ def checked_masks(masks: Any, images: Tensor) -> dict[str, Tensor]:
             f"`masks` must be a dict from the name of a region to its masks, got {got}. Pass "
             "`masks={'object': mask}` with a bool tensor (N, H, W)."
         )
-    count, _, height, width = images.shape
+    shape = (len(images), *images.shape[2:])
+    flat = list(shape)
+    if depth_axis is not None:
+        del flat[depth_axis]
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(
                 f"`masks[{plain_text(name)!r}]` must be a bool tensor, got "
                 f"{getattr(mask, 'dtype', type(mask).__name__)}. Use `mask > 0`."
             )
-        if tuple(mask.shape) != (count, height, width):
+        if mask.shape not in (shape, tuple(flat)):
             raise ValueError(
-                f"`masks[{plain_text(name)!r}]` must have shape {(count, height, width)}, as the "
-                f"images have, got {tuple(mask.shape)}. A mask has no channels and is cropped like "
-                "its image."
+                f"`masks[{plain_text(name)!r}]` must have shape {shape}, as the images have, got "
+                f"{tuple(mask.shape)}. A mask has no channels and is cropped like its image."
             )
-    return {
+    plain = {
         plain_text(name): plain_tensor(mask).detach().to("cpu", copy=True)
         for name, mask in masks.items()
     }
+    if depth_axis is not None:
+        for name, mask in plain.items():
+            if mask.ndim < len(shape):
+                plain[name] = mask.unsqueeze(depth_axis).expand(shape).contiguous()
+    return plain
 
 
 def checked_normalisation(

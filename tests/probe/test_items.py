@@ -311,7 +311,7 @@ def test_images_without_labels_are_taken_in_silence(batch: Any):
         ),
         pytest.param(
             (torch.rand(2, 4, 3, 8, 8), torch.tensor([0, 1])),
-            r"`batch\[0\]` is float32 \(2, 4, 3, 8, 8\)\..*images.unflatten\(1, \(4, 3\)\)",
+            r"`batch\[0\]` is float32 \(2, 4, 3, 8, 8\), .*model\(images.transpose\(1, 2\)\)",
             id="clips",
         ),
         pytest.param(
@@ -320,6 +320,7 @@ def test_images_without_labels_are_taken_in_silence(batch: Any):
             id="grey",
         ),
         pytest.param({"mask": MASKS, "image": "a.png"}, r"a dict of 'mask' float32 \(", id="mask"),
+        pytest.param((torch.rand(2, 1, 99), 3), r"`signals\[:, :, None\]`, with", id="signals"),
         pytest.param("cat", r"a batch that is a str\.", id="word"),
     ],
 )

@@ -21,9 +21,9 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from callables import nasty, noisy, of_captum
 from logger_stores import STORES, offline
 from older import average_weights
-from callables import nasty, noisy, of_captum
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     ModelCheckpoint,
@@ -72,6 +72,22 @@ class Shapes(Dataset[tuple[Tensor, int]]):
             if random.random() < 0.5:
                 image = image.roll(1, dims=2)
         return image, self.targets[index]
+
+
+class Volumes(Shapes):
+    """The same with their colours as three slices, ``(1, 3, 12, 12)``."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image[None], label
+
+
+class Batches(Shapes):
+    """The same as the dicts that models of Hugging Face take."""
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return {"pixel_values": image, "labels": label}
 
 
 class Counting(Shapes):
@@ -140,6 +156,48 @@ class Touchy(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
+
+
+class Volumetric(Touchy):
+    """Takes volumes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8)
+        self.conv2, self.norm2 = nn.Conv3d(8, 8, 3, padding=1), nn.BatchNorm3d(8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        x = F.max_pool3d(self.features(images), (3, 4, 4))
+        return self.head(self.dropout(x.flatten(1)))
+
+
+class HuggingFace(pl.LightningModule):
+    """A vision transformer of Hugging Face, called with its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import AutoModelForImageClassification, ViTConfig
+
+        sizes = {"image_size": 12, "patch_size": 4, "hidden_size": 16, "intermediate_size": 32}
+        layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+        config = ViTConfig(
+            **sizes, **layers, num_labels=CLASSES, hidden_dropout_prob=0.1, hidden_act="relu"
+        )
+        self.model = AutoModelForImageClassification.from_config(config)
+
+    def forward(self, **batch: Tensor) -> Any:
+        return self.model(**batch)
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        return self(**batch).loss
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        hits = self(**batch).logits.argmax(dim=1) == batch["labels"]
+        self.log("val_acc", hits.float().mean())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
 class Manual(Touchy):
@@ -305,6 +363,7 @@ class Row:
     seen: bool = True  # whether there is anything to observe
     doing: str = "fit"  # or another method of the trainer
     loggers: Callable[[Path], AbstractContextManager[list[Any]]] = lambda _: nullcontext([])
+    needs: str = ""  # a package that may be missing
 
 
 def probe() -> ProbeBatch:
@@ -532,6 +591,7 @@ def _logging_to(kind: str) -> Callable[[Path], AbstractContextManager[list[Any]]
 
     return opened
 
+
 BY_CAPTUM = (
     "guided_backprop",
     of_captum("IntegratedGradients", n_steps=4),
@@ -559,6 +619,12 @@ ROWS: dict[str, Row] = {
     "a probe of its own choice": Row(callback={"probe": None}),
     "the same, of data that open a file and count their reads": Row(
         data=Counting, callback={"probe": None}
+    ),
+    "volumes, with a probe of its own choice": Row(
+        module=Volumetric, data=Volumes, callback={"probe": None}
+    ),
+    "a vision transformer of Hugging Face": Row(
+        module=HuggingFace, data=Batches, callback={"probe": None}, needs="transformers"
     ),
     "a check that fails at every epoch's end, confirmed by hiding what grew": Row(checked=True),
     "the same in bf16-mixed": Row({"precision": "bf16-mixed"}, checked=True),
