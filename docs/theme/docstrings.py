@@ -30,6 +30,7 @@ DOCUMENTED = {
     "to_tensor": f"{PACKAGE}.photos.to_tensor",
 }
 _ROLE = re.compile(r":\w+:`~?([^`]+)`")
+_EXAMPLE = re.compile(r"^( *)Example:$", flags=re.M)  # Griffe knows the plural only.
 
 
 class PlainRoles(griffe.Extension):
@@ -38,7 +39,8 @@ class PlainRoles(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of one object."""
         if obj.docstring is not None:
-            obj.docstring.value = _ROLE.sub(lambda role: _link(role[1], obj), obj.docstring.value)
+            text = _ROLE.sub(lambda role: _link(role[1], obj), obj.docstring.value)
+            obj.docstring.value = _EXAMPLE.sub(r"\1Examples:", text)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Give the callback the docstring and the arguments that it takes from its base."""
@@ -56,4 +58,4 @@ def _link(name: str, obj: griffe.Object) -> str:
         return f"[`{last}`][{DOCUMENTED[last]}]"
     if owner is not None and owner.name in DOCUMENTED and last in owner.members:
         return f"[`{last}`][{DOCUMENTED[owner.name]}.{last}]"
-    return f"`{name.rpartition('.')[2] if '~' in name or name[0] == '.' else name}`"
+    return f"`{last}`"

@@ -28,6 +28,8 @@ PAGES = {
     "changelog.md": "CHANGELOG.md",
 }
 
+ALONE = ("index.md", "getting-started.md", "gallery.md")  # They have no siblings in the navigation.
+
 _FENCE = re.compile(r"^(`{3,}).*?^\1 *$", flags=re.M | re.S)
 _LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<target>[^)\s]+)\)")
 _SOURCE = re.compile(r'(?<=src=")(?P<target>[^"]+)')
@@ -45,8 +47,9 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links at pages of the site, and fill in the drawing and the help of commands."""
     uri: str = page.file.src_uri
-    parts = []
-    end = 0
+    if uri in ALONE:
+        page.meta["hide"] = ["navigation"]
+    parts, end = [], 0
     for fence in _FENCE.finditer(markdown):
         parts += [_outside_of_code(markdown[end : fence.start()], uri), fence[0]]
         end = fence.end()
@@ -63,7 +66,7 @@ def _outside_of_code(text: str, uri: str) -> str:
 
 def _inline(drawing: Path) -> str:
     """A drawing as part of the page, so that it takes the colours of the theme."""
-    return re.sub(r"\n\s*", " ", drawing.read_text())
+    return f"<div>{re.sub(r'\s*\n', ' ', drawing.read_text())}</div>"
 
 
 def _link(text: str, target: str, source: Path, uri: str) -> str:
