@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all bench check format wheel pictures clean
+.PHONY: demo test test-all bench check format wheel docs docs-serve pictures clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/fit_digits.py
@@ -32,6 +32,15 @@ format: .venv/.dev
 wheel: .venv/.dev
 	$(BIN)/python -m build --outdir dist
 
+# The pages of docs/ and the reference, as a site in site/; a link that leads nowhere is an error.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+docs: .venv/.docs
+	$(MKDOCS) build --strict
+
+docs-serve: .venv/.docs
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8000
+
 pictures: .venv/.dev
 	$(BIN)/python docs/make_pictures.py
 	$(BIN)/python docs/make_honest_picture.py
@@ -39,7 +48,7 @@ pictures: .venv/.dev
 	$(BIN)/python docs/make_viewer_picture.py
 
 clean:
-	rm -rf .venv dist logs
+	rm -rf .venv dist logs site
 
 # One call of pip installs torch and torchvision: a pair from two package indexes does not import.
 .venv/.demo: pyproject.toml
@@ -52,7 +61,12 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade --editable ".[bench]"
 	touch $@ .venv/.demo
 
+.venv/.docs: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --editable ".[docs]"
+	touch $@
+
 .venv/.dev: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --editable ".[dev]"
-	touch $@ .venv/.demo
+	touch $@ .venv/.demo .venv/.docs

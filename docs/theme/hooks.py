@@ -66,7 +66,7 @@ def _outside_of_code(text: str, uri: str) -> str:
 
 def _inline(drawing: Path) -> str:
     """A drawing as part of the page, so that it takes the colours of the theme."""
-    return f"<div>{re.sub(r'\s*\n', ' ', drawing.read_text())}</div>"
+    return "<div>" + re.sub(r"\s*\n", " ", drawing.read_text()) + "</div>"
 
 
 def _link(text: str, target: str, source: Path, uri: str) -> str:
