@@ -10,7 +10,8 @@ endif
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-lowest bench check format wheel rehearsal release pictures clean
+.PHONY: demo test test-all test-lowest bench check format wheel rehearsal release docs docs-serve
+.PHONY: pictures clean
 
 demo: .venv/.demo
 	$(BIN)/python examples/fit_digits.py
@@ -48,6 +49,15 @@ wheel: .venv/.dev
 release rehearsal: .venv/.dev
 	$(BIN)/python release.py $(if $(filter rehearsal, $@), --rehearsal)
 
+# The pages of docs/ and the reference, as a site in site/; a link that leads nowhere is an error.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+docs: .venv/.docs
+	$(MKDOCS) build --strict
+
+docs-serve: .venv/.docs
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8000
+
 pictures: .venv/.dev
 	$(BIN)/python docs/make_pictures.py
 	$(BIN)/python docs/make_honest_picture.py
@@ -55,7 +65,7 @@ pictures: .venv/.dev
 	$(BIN)/python docs/make_viewer_picture.py
 
 clean:
-	rm -rf .venv .venv-lowest dist logs
+	rm -rf .venv .venv-lowest dist logs site
 
 # One call of pip installs torch and torchvision: a pair from two package indexes does not import.
 .venv/.demo: pyproject.toml
@@ -68,10 +78,15 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade --editable ".[bench]"
 	touch $@ .venv/.demo
 
+.venv/.docs: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --editable ".[docs]"
+	touch $@
+
 .venv/.dev: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --editable ".[dev]"
-	touch $@ .venv/.demo
+	touch $@ .venv/.demo .venv/.docs
 
 # The bounds are read from the metadata of the package, so it is installed by itself first.
 .venv-lowest/.dev: pyproject.toml tests/support/lowest.py

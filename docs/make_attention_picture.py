@@ -1,4 +1,4 @@
-"""Make the picture of a failed check, and print the report that the README quotes.
+"""Make the picture of a failed check, and print the report that `docs/guides/regression.md` quotes.
 
     python docs/make_attention_picture.py
 

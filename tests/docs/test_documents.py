@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
 import inspect
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,28 +13,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
-from paths import REPOSITORY
+from documents import CONTRIBUTING, DOCUMENTS, README, blocks, label
+from paths import DOCS, REPOSITORY
 from PIL import Image
 from torch import nn
-from torch.utils.data import TensorDataset
 from torchvision import transforms
-from torchvision.models import resnet18
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.attribution import activations
 from lightning_saliency.attribution.graph import Graph
 
-DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
-TOP = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PACKAGE = REPOSITORY / "lightning_saliency"
-FLASHTORCH = REPOSITORY / "docs/flashtorch.md"
-README, CONTRIBUTING, CHANGELOG = TOP
-
-
-def blocks(path: Path) -> list[str]:
-    """The blocks of Python in a document."""
-    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.M | re.S)
+RULES, FLASHTORCH = DOCS / "rules.md", DOCS / "flashtorch.md"
+CAPTUM, HONEST = DOCS / "guides/captum.md", DOCS / "guides/honest.md"
+PARAMETERS, COMPARISON = DOCS / "reference/parameters.md", DOCS / "comparison.md"
 
 
 def links(path: Path) -> Iterator[str]:
@@ -51,17 +42,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_examples_in_the_documents_run(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(activations, "_declared", {})
-    examples = "\n".join(block for block in blocks(path) if ">>>" in block)
-    test = doctest.DocTestParser().get_doctest(examples, {}, path.name, str(path), 0)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    runner.run(test)
-    assert runner.summarize(verbose=False).failed == 0
-
-
-@pytest.mark.parametrize("path", [*DOCS, *TOP], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=label)
 def test_what_the_documents_link_to_exists(path: Path):
     for target in links(path):
         assert (path.parent / target).exists(), target
@@ -122,62 +103,39 @@ def test_what_is_packed_exists():
 
 def test_spellings_that_no_graph_can_tell():
     """As `docs/rules.md` says: each computes a ReLU or a SiLU, and none is recognised."""
-    (spellings,) = (b for b in blocks(REPOSITORY / "docs/rules.md") if "torch.maximum" in b)
-    for line in spellings.splitlines():
+    (spellings,) = (b for b in blocks(RULES, "python") if "torch.maximum" in b.code)
+    for line in spellings.code.splitlines():
         x = torch.tensor([-2.0, 0.5, 3.0], requires_grad=True)
         y = eval(line, {"torch": torch, "x": x})
         torch.testing.assert_close(y, F.silu(x) if "sigmoid" in line else F.relu(x))
         assert Graph(y, x).coverage.followed == 0, line
 
 
-# --- README
-
-
-def section(title: str) -> str:
-    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", README.read_text(), flags=re.M | re.S)
-    return found
-
-
-def test_the_code_of_the_readme_is_python():
-    for code in blocks(README):
-        compile(code, "README.md", "exec")
+# --- what the pages say of the callback
 
 
 def test_the_table_of_parameters_is_that_of_the_callback():
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", section("Parameters"), flags=re.M)
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", PARAMETERS.read_text(), flags=re.M)
     parameters = list(inspect.signature(SaliencyCallback).parameters.values())
     assert [name for name, _ in rows] == [parameter.name for parameter in parameters]
     for (name, default), parameter in zip(rows, parameters, strict=True):
         assert eval(default) == parameter.default, name
 
 
-def test_the_callback_of_the_readme_shows_both_rules():
-    (code,) = (block for block in blocks(README) if "per_class=1" in block)
-    names: dict[str, Any] = {"val_data": TensorDataset(torch.rand(4, 1, 8, 8), torch.arange(4))}
-    exec(code, names)
-    assert names["callback"].options.rules == ("guided_backprop", "gradient")
-    assert section("Reading the maps honestly").count('`rule=("guided_backprop", "gradient")`') == 1
+def test_honest_reading_names_the_argument_that_the_readme_shows():
+    argument = 'rule=("guided_backprop", "gradient")'
+    assert HONEST.read_text().count(f"`{argument}`") == 1
+    assert any(argument in block.code for block in blocks(README, "python"))
 
 
-def test_the_photos_of_the_readme_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (code,) = re.findall(r"^```python\n(.*?)^```", section("Photos"), flags=re.M | re.S)
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 240, 3), dtype=np.uint8)
-    for name in ("cat.jpg", "cup.jpg"):
-        Image.fromarray(pixels).save(tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torchvision.models, "resnet50", lambda weights: resnet18())  # no download
-    names: dict[str, Any] = {}
-    exec(code, names)
-    assert names["targets"].tolist() == [285, 967]
-    assert (tmp_path / "maps.pdf").stat().st_size > 10_000
-    assert len(names["figure"].axes) == 8
+# --- compared with other packages
 
 
 @pytest.mark.parametrize(
     "package", ["Captum", "pytorch-grad-cam", "FlashTorch", "tf-explain", "FoXAI"]
 )
 def test_how_it_differs_has_tests_under_the_name_of_each_package(package: str):
-    assert f"| [{package}]" in section("How it differs")
+    assert f"| [{package}]" in COMPARISON.read_text()
     tests = (REPOSITORY / "tests/attribution/test_neighbours.py").read_text()
     prefix = f"def test_{package.lower().replace('-', '_')}"
     assert tests.count(prefix) >= 3
@@ -186,8 +144,9 @@ def test_how_it_differs_has_tests_under_the_name_of_each_package(package: str):
 # --- coming from FlashTorch
 
 
-def rows() -> list[tuple[str, str]]:
-    lines = [line.strip("| \n").split(" | ") for line in FLASHTORCH.read_text().splitlines()]
+def rows(page: Path = FLASHTORCH) -> list[tuple[str, str]]:
+    """The rows of its table: what the other package has, and what to write here."""
+    lines = [line.strip("| \n").split(" | ") for line in page.read_text().splitlines()]
     return [(line[0], line[1]) for line in lines if len(line) == 2][1:]
 
 
@@ -211,7 +170,7 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     names: dict[str, Any] = {"path": path, "model": Ten(), "device": device}
-    exec(blocks(FLASHTORCH)[0], names)
+    exec(blocks(FLASHTORCH, "python")[0].code, names)
     for theirs, ours in rows():
         if ours == "not here":
             assert "GradientAscent" in theirs
@@ -262,3 +221,24 @@ def test_clipping_is_that_of_flashtorch_but_for_the_mean(after: dict[str, Any]):
     gradient = after["gradient"]
     theirs = (0.1 * (gradient - gradient.mean()) / gradient.std() + 0.5).clamp(0, 1)
     torch.testing.assert_close(after["clipped"], theirs, rtol=0, atol=0.05)
+
+
+# --- coming from Captum
+
+
+@pytest.mark.parametrize("row", rows(CAPTUM), ids=lambda row: row[0].strip("`").split("(")[0])
+def test_each_call_of_captum_gives_what_the_page_says(row: tuple[str, str]):
+    pytest.importorskip("captum")
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 16), nn.ReLU())
+    names: dict[str, Any] = {
+        "model": nn.Sequential(*layers, nn.Linear(16, 3)).double().eval(),
+        "images": torch.randn(5, 1, 8, 8, dtype=torch.float64),
+        "labels": torch.tensor([0, 1, 2, 1, 0]),
+    }
+    exec(blocks(CAPTUM, "python")[0].code, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Captum sets hooks and `requires_grad`, and says so.
+        theirs, ours = (eval(side.strip("`"), names) for side in row)
+    assert theirs.abs().sum() > 0
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

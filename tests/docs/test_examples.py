@@ -189,10 +189,10 @@ def test_the_class_asked_for_by_name_is_where_the_gradient_goes(photos: ModuleTy
     assert shares["crash helmet"] < area
 
 
-# The README says of its picture: with guided backprop, the maps of two classes are nearly the same,
-# and so is the map with a random last layer. With the plain gradient they differ.
+# As `docs/guides/honest.md` says: with guided backprop, the maps of two classes are nearly the
+# same, and so is the map with a random last layer. With the plain gradient they differ.
 @needs_packages
-def test_the_picture_of_the_readme_is_right(
+def test_the_picture_of_honest_reading_is_right(
     photos: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.syspath_prepend(str(DOCS))
