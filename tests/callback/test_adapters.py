@@ -21,6 +21,7 @@ from training import callback, fit
 
 from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyError
 from lightning_saliency.callback import publisher
+from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = [pytest.mark.usefixtures("one_thread")]
@@ -93,6 +94,23 @@ def test_a_logger_with_the_method_of_wandb_takes_pictures(tmp_path):
 def test_a_method_of_that_name_with_other_arguments_is_not_called(tmp_path):
     fit(tmp_path, callback(), logger=Other(), max_epochs=1)
     assert len(list(tmp_path.rglob("*.png"))) == 3
+
+
+# --- pixels
+
+
+@quiet
+@pytest.mark.parametrize("kind", ["W&B", "Comet", "SwanLab", "Trackio"])
+def test_the_contrast_of_a_grey_picture_is_not_stretched(kind, tmp_path):
+    """As Comet does with arrays; mosaics hold black and white, so they would not show it."""
+    grey = np.arange(100, 160, dtype=np.uint8).reshape(4, 5, 3)
+    store = STORES[kind]
+    logger = store.make(pytorch_lightning, tmp_path)
+    PictureLog([logger], None, "jpeg").add("saliency/x", grey, 3)
+    store.close(logger)
+    ((pixels, caption),) = store.read(tmp_path).pictures.values()
+    assert np.array_equal(pixels, grey)
+    assert caption == "step 3"
 
 
 # --- names
