@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from lightning_saliency.callback.failures import warn
 from lightning_saliency.callback.filmstrips import read_strips
@@ -26,7 +25,7 @@ from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import Numbers, Observation
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.storage.files import safe_name
-from lightning_saliency.storage.places import Place
+from lightning_saliency.storage.places import Place, full_name
 from lightning_saliency.viewer.report import build_report, open_records
 
 # TensorBoard's thread computes checksums in Python and slows down drawing, so a batch of pictures
@@ -158,8 +157,7 @@ class Publisher:
             return
         with random_streams_kept():
             try:
-                folder = writer.folder if isinstance(writer.folder, Path) else str(writer.folder)
-                page = build_report(open_records([folder]))
+                page = build_report(open_records([full_name(writer.folder)]))
                 log.add_page(f"{self.tag}_viewer", page.html, step)
             except Exception as error:
                 warn(f"the page of {self.tag!r} was not logged: {type(error).__name__}: {error}")

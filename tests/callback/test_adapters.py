@@ -21,6 +21,7 @@ from training import callback, fit
 
 from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyError
 from lightning_saliency.callback import publisher
+from lightning_saliency.callback.loggers import PictureLog
 from lightning_saliency.errors import SaliencyWarning
 
 pytestmark = [pytest.mark.usefixtures("one_thread")]
@@ -95,6 +96,23 @@ def test_a_method_of_that_name_with_other_arguments_is_not_called(tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 3
 
 
+# --- pixels
+
+
+@quiet
+@pytest.mark.parametrize("kind", ["W&B", "Comet", "SwanLab", "Trackio"])
+def test_the_contrast_of_a_grey_picture_is_not_stretched(kind, tmp_path):
+    """As Comet does with arrays; mosaics hold black and white, so they would not show it."""
+    grey = np.arange(100, 160, dtype=np.uint8).reshape(4, 5, 3)
+    store = STORES[kind]
+    logger = store.make(pytorch_lightning, tmp_path)
+    PictureLog([logger], None, "jpeg").add("saliency/x", grey, 3)
+    store.close(logger)
+    ((pixels, caption),) = store.read(tmp_path).pictures.values()
+    assert np.array_equal(pixels, grey)
+    assert caption == "step 3"
+
+
 # --- names
 
 
@@ -131,10 +149,10 @@ def test_a_comet_experiment_that_keeps_nothing_is_not_passed_over_in_silence(tmp
 
 @quiet
 def test_two_callbacks_have_a_page_each(tmp_path):
-    both = [callback(name=name) for name in ("first", "a/b")]
+    both = [callback(name=name) for name in ("first", "second: maps")]
     kept = train("Comet", tmp_path, *both)
     assert len(kept.pages) == 2
-    assert {index(page)["name"] for page in kept.pages.values()} == {"first", "a/b"}
+    assert {index(page)["name"] for page in kept.pages.values()} == {"first", "second: maps"}
 
 
 @quiet
@@ -155,8 +173,21 @@ def test_the_page_shows_the_verdict_even_if_it_ends_the_run(on_fail, tmp_path):
 
 
 @quiet
+def test_a_record_in_a_remote_folder_has_a_page_too(tmp_path):
+    store, remote = STORES["Comet"], CSVLogger(f"memory://{tmp_path}")
+    logger = store.make(pytorch_lightning, tmp_path)
+    fit(tmp_path, callback(), logger=[remote, logger], max_epochs=1)
+    store.close(logger)
+    assert not list(tmp_path.rglob("run.json"))
+    assert index(store.read(tmp_path).pages[PAGE])["finished"]
+
+
+@quiet
 def test_what_fails_in_the_page_is_only_a_warning(tmp_path, monkeypatch):
+    before: list[torch.Tensor] = []
+
     def fail(*_: Any) -> None:
+        before.append(torch.get_rng_state())
         torch.rand(3)
         raise MemoryError("no room for the page")
 
@@ -166,6 +197,8 @@ def test_what_fails_in_the_page_is_only_a_warning(tmp_path, monkeypatch):
         kept = train("Comet", tmp_path, callback(on_error="raise"))
     assert len(kept.pictures) == 3
     assert kept.pages == {}
+    (state,) = before  # It is made once.
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @quiet
@@ -178,16 +211,17 @@ def test_no_page_is_made_that_no_logger_takes(tmp_path, monkeypatch):
 # --- imports
 
 
-@pytest.mark.parametrize("logger", ["TensorBoardLogger", "CSVLogger"])
-def test_a_training_imports_no_package_of_a_logger_that_is_not_there(logger, tmp_path):
+def test_a_training_imports_no_package_of_a_logger_that_is_not_there(tmp_path):
     script = f"""
 import sys
 sys.path.append({str(Path(__file__).parents[1] / "support")!r})
 from pathlib import Path
-from pytorch_lightning.loggers import {logger}
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from training import callback, fit
 
-fit(Path({str(tmp_path)!r}), callback(), logger={logger}({str(tmp_path)!r}), max_epochs=1)
+folder = Path({str(tmp_path)!r})
+both = [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder)]
+fit(folder, callback(), logger=both, max_epochs=1)
 print(*sys.modules)
 """
     command = [sys.executable, "-W", "ignore", "-c", script]

@@ -583,7 +583,9 @@ def _logging_to(kind: str) -> Callable[[Path], AbstractContextManager[list[Any]]
     @contextmanager
     def opened(folder: Path) -> Iterator[list[Any]]:
         with offline(folder / "services"):
-            logger = STORES[kind].make(pl, folder / kind)
+            # The first Comet experiment of a process draws random numbers, observed or not.
+            with random_streams_kept():
+                logger = STORES[kind].make(pl, folder / kind)
             try:
                 yield [logger]
             finally:
