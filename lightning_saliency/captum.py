@@ -47,11 +47,11 @@ def rule(
 ) -> CaptumRule:
     """Make a rule of a class of ``captum.attr``, for :func:`explain` and ``SaliencyCallback``.
 
-    What the maps promise is then what Captum promises. It hooks modules, so it does not see
-    functional activations, where the method depends on those (``DeepLift``, ``LRP``,
-    ``GuidedBackprop``); the rules of this package are attached to the graph. And it may take long:
-    integrated gradients makes ``n_steps`` forward and backward passes per class, which
-    ``internal_batch_size`` divides if they do not fit in memory.
+    What the maps promise is then what Captum promises. Captum hooks modules, so methods that change
+    activations (``DeepLift``, ``LRP``, ``GuidedBackprop``) do not see functional ones; the rules of
+    this package are attached to the graph. A method may also take long: integrated gradients makes
+    ``n_steps`` forward and backward passes per class, all at once unless ``internal_batch_size``
+    divides them.
 
     Args:
         method: The class, such as ``captum.attr.IntegratedGradients``. It must explain a class,

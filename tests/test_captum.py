@@ -45,7 +45,7 @@ def network() -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(320, 3),
     ).eval()
-    model[5].rule = EpsilonRule()  # LRP wants to be told.
+    model[5].rule = EpsilonRule()  # LRP has no rule of its own for this layer.
     return model
 
 

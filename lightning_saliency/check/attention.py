@@ -75,13 +75,7 @@ class AttentionCheck:
         start_after: str | None = None,
         patience: int = 1,
     ) -> None:
-        if callable(rule):
-            raise ValueError(
-                f"`rule` must be one of {', '.join(RULES)}, got the callable {rule!r}: what runs "
-                "are held against is measured by a gradient. Use `AttentionCheck(rule='gradient')`,"
-                " and show the callable with `SaliencyCallback(rule=…)`."
-            )
-        check_choice("rule", rule, RULES)
+        _check_rule(rule)
         if reduce is not None:
             check_choice("reduce", reduce, MASS_REDUCTIONS)
         check_choice("on_fail", on_fail, ON_FAIL)
@@ -110,6 +104,16 @@ class AttentionCheck:
     def evaluate(self, candidate: Candidate) -> Verdict:
         """Judge a run at one of its observations."""
         return evaluate(candidate, self.reference, self.requirements)
+
+
+def _check_rule(rule: object) -> None:
+    if callable(rule):
+        raise ValueError(
+            f"`rule` must be one of {', '.join(RULES)}, got the callable {rule!r}: what runs are "
+            "held against is measured by a gradient. Use `AttentionCheck(rule='gradient')`, and "
+            "show the callable with `SaliencyCallback(rule=…)`."
+        )
+    check_choice("rule", rule, RULES)
 
 
 def _check_when(on_fail: str, start_after: str | None, patience: int) -> None:
