@@ -174,7 +174,9 @@ def find_logits(output: Any, count: int, classes: int | None = None) -> Tensor:
     """
     found, place = output, ""
     if isinstance(output, Mapping):
-        found, place = output.get("logits"), '["logits"]'
+        # Those of Hugging Face are both dicts and objects.
+        found = output.get("logits")
+        place = ".logits" if hasattr(output, "logits") else '["logits"]'
     elif not isinstance(output, Tensor):
         found, place = getattr(output, "logits", None), ".logits"
         if found is None and isinstance(output, tuple | list) and output:

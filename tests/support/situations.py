@@ -1,7 +1,7 @@
 """Kinds of data and modules, and how each is run with and without the callback.
 
-:mod:`situations_data` and :mod:`situations_modules` list them. `python tests/support/situations.py`
-runs them all and writes the table in `docs/situations.md`.
+:mod:`situations_data`, :mod:`situations_modules` and :mod:`situations_models` list them.
+`python tests/support/situations.py` runs them all and writes the table in `docs/situations.md`.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ class Situation:
         chances: The probabilities that the module gives the images of a probe, for comparison;
             ``None`` if they cannot be had without the callback's help.
         trainer: Builds arguments of the trainer.
+        needs: A package that may be missing.
     """
 
     kind: str
@@ -156,6 +157,7 @@ class Situation:
     truth: Callable[[ProbeBatch], Tensor] | None = lambda probe: shown(probe.displayed())
     chances: Callable[[Any, ProbeBatch], Tensor] | None = chances
     trainer: Callable[[], dict[str, Any]] = dict
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -324,13 +326,19 @@ argument and tries again.
 """
 
 
-def page() -> str:
-    """The page, from what was found."""
+def tables() -> dict[str, Sequence[Situation]]:
+    """All situations, by the title of their table."""
     from situations_data import DATA
+    from situations_models import MODELS
     from situations_modules import MODULES
 
+    return {"Data": DATA, "Modules and runs": MODULES, "Models of other packages and tasks": MODELS}
+
+
+def page() -> str:
+    """The page, from what was found."""
     parts = [HEAD]
-    for title, rows in (("Data", DATA), ("Modules and runs", MODULES)):
+    for title, rows in tables().items():
         parts += [
             "",
             f"## {title}",
@@ -344,14 +352,11 @@ def page() -> str:
 
 def main() -> int:
     """Run every situation, and write the page if all are as expected."""
-    from situations_data import DATA
-    from situations_modules import MODULES
-
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     wrong = 0
-    for row in (*DATA, *MODULES):
+    for row in (row for rows in tables().values() for row in rows):
         if wanted in row.kind:
             with tempfile.TemporaryDirectory() as folder:
                 found = complaints(row, Path(folder))

@@ -372,6 +372,28 @@ class Volume(Net):
         return super().forward(x.mean(2))
 
 
+class Convolved(Net):
+    """Convolves volumes and clips ``(N, C, D, H, W)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv3d(3, 4, 3, padding=1)
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool3d(self.conv(x).relu(), (1, 2, 2)).flatten(1)
+
+
+class Detector(Net):
+    """Takes a list of images, and returns a dict for each."""
+
+    def forward(self, x: list[Tensor]) -> Any:
+        return [{"scores": row.softmax(0)} for row in self.head(self.features(torch.stack(x)))]
+
+    def loss(self, batch: Any) -> Tensor:
+        found = self.head(self.features(torch.stack(batch[0])))
+        return F.cross_entropy(found, torch.cat([target["labels"] for target in batch[1]]))
+
+
 class Signal(pl.LightningModule):
     """Takes signals ``(N, C, L)``."""
 
@@ -437,45 +459,79 @@ IMAGES = (
         options=with_probe(),
     ),
     Situation(
+        "clips `(N, C, T, H, W)`",
+        Convolved,
+        lambda: load(TensorDataset(CLIPS.transpose(1, 2), Y)),
+        truth=lambda probe: shown(probe.images[:, :, 0]),
+    ),
+    Situation(
         "clips `(N, T, C, H, W)`",
         Video,
         lambda: load(TensorDataset(CLIPS, Y)),
         ASKS,
-        says=r"flatten\(1, 2\)",
-        remedy="`probe=` with the frames folded into channels, `forward=` that unfolds them",
+        says=r"`images.transpose\(1, 2\)`",
+        remedy="`probe=` with `images.transpose(1, 2)`, `forward=` that transposes them back",
         options=lambda data: {
-            "probe": ProbeBatch(CLIPS[:4].flatten(1, 2), Y[:4]),
-            "forward": lambda module, x: module(x.unflatten(1, (4, 3))),
+            "probe": ProbeBatch(CLIPS[:4].transpose(1, 2), Y[:4]),
+            "forward": lambda model, images: model(images.transpose(1, 2)),
         },
-        truth=lambda probe: shown(probe.images[:, :3]),
-        chances=lambda module, probe: module(probe.images.unflatten(1, (4, 3))).softmax(1),
+        truth=lambda probe: shown(probe.images[:, :, 0]),
+        chances=lambda module, probe: module(probe.images.transpose(1, 2)).softmax(1),
     ),
+    Situation("volumes `(N, C, D, H, W)`", Volume, lambda: load(TensorDataset(VOLUMES, Y))),
     Situation(
-        "volumes `(N, C, D, H, W)`",
+        "volumes, of which one slice is drawn",
         Volume,
         lambda: load(TensorDataset(VOLUMES, Y)),
-        ASKS,
-        says=r"flatten\(1, 2\)",
-        remedy="`probe=` with the depth folded into channels, `forward=` that unfolds it",
+        remedy="`probe=ProbeBatch.from_dataset(dataset, depth='middle')` draws another slice",
         options=lambda data: {
-            "probe": ProbeBatch(VOLUMES[:4].flatten(1, 2), Y[:4]),
-            "forward": lambda module, x: module(x.unflatten(1, (3, 4))),
+            "probe": ProbeBatch.from_dataset(TensorDataset(VOLUMES, Y), depth="middle")
         },
-        chances=lambda module, probe: module(probe.images.unflatten(1, (3, 4))).softmax(1),
     ),
     Situation(
         "signals `(N, C, L)`",
         Signal,
         lambda: {"train_dataloaders": DataLoader(TensorDataset(SIGNALS, Y), 8)},
         ASKS,
-        says="no images",
+        says=r"no images.*signals\[:, :, None\]`, with `forward=lambda model, images: model\(",
         remedy="`probe=` with the signals as images of one row, `forward=` that flattens them",
         options=lambda data: {
-            "probe": ProbeBatch(SIGNALS[:4].unsqueeze(2), Y[:4]),
-            "forward": lambda module, x: module(x.flatten(2)),
+            "probe": ProbeBatch(SIGNALS[:4, :, None], Y[:4]),
+            "forward": lambda model, images: model(images[:, :, 0]),
         },
         truth=None,
-        chances=lambda module, probe: module(probe.images.flatten(2)).softmax(1),
+        chances=lambda module, probe: module(probe.images[:, :, 0]).softmax(1),
+    ),
+    Situation(
+        "grey images `(N, H, W)`, without channels",
+        reading(lambda b: (b[0][:, None], b[1]), channels=1),
+        lambda: load(TensorDataset(X.mean(1), Y)),
+        ASKS,
+        says=r"pass them as `images\[:, None\]`",
+        remedy="`probe=ProbeBatch(images[:, None], labels)`, if need be with `forward=`",
+        options=lambda data: {"probe": ProbeBatch(X[:4].mean(1, keepdim=True), Y[:4])},
+    ),
+    Situation(
+        "spectrograms `(N, 1, F, T)` in decibels",
+        lambda: Net(1),
+        lambda: load(TensorDataset(80 * X.mean(1, keepdim=True) - 80, Y)),
+    ),
+    Situation(
+        "lists of images, as detectors take them",
+        Detector,
+        lambda: load(
+            Items(lambda i: (X[i], {"boxes": torch.ones(1, 4), "labels": Y[i : i + 1]})),
+            collate_fn=lambda items: tuple(zip(*items, strict=True)),
+        ),
+        ASKS,
+        says="list of images, as detectors take them: pass `probe=ProbeBatch",
+        remedy="`probe=ProbeBatch(torch.stack(images), labels)` and `forward=`, as in "
+        "[models.md](models.md#detection)",
+        options=lambda data: {
+            "probe": ProbeBatch(torch.stack(list(X[:4])), Y[:4]),
+            "forward": lambda module, images: module.head(module.features(images)),
+        },
+        chances=lambda module, probe: module.head(module.features(probe.images)).softmax(1),
     ),
 )
 
