@@ -141,6 +141,8 @@ class _PaperFigure(Figure):
     def savefig(self, fname: Any, **options: Any) -> None:
         if rcParams["savefig.dpi"] == "figure":  # Any other value is the user's own choice.
             options.setdefault("dpi", 300)
+        # Some styles, such as older matplotlib's `dark_background`, change the paper of files only.
+        options.setdefault("facecolor", self.get_facecolor())
         super().savefig(fname, **options)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:

@@ -36,7 +36,7 @@ class Cache(OrderedDict[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
         while len(self) > 2:
-            self.popitem(last=False)
+            del self[next(iter(self))]  # Python 3.10's `popitem` reads what it has removed.
 
 
 class Slotted:
