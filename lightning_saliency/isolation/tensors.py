@@ -124,16 +124,12 @@ def _write_counts_kept(tensors: tuple[Tensor, ...]) -> Iterator[None]:
     finally:
         moved = [(t, v) for t, v in zip(tensors, found, strict=True) if t._version != v]
         if moved:
-            _set_write_counts(*zip(*moved, strict=True))
-
-
-def _set_write_counts(tensors: tuple[Tensor, ...], counts: tuple[int, ...]) -> None:
-    set_counts: Any = torch._C._autograd._unsafe_set_version_counter
-    try:
-        set_counts(tensors, counts)
-    except TypeError:  # PyTorch 2.6 takes one tensor at a time.
-        for tensor, count in zip(tensors, counts, strict=True):
-            set_counts(tensor, count)
+            set_counts: Any = torch._C._autograd._unsafe_set_version_counter
+            try:
+                set_counts(*zip(*moved, strict=True))
+            except TypeError:  # PyTorch 2.6 takes one tensor at a time.
+                for tensor, count in moved:
+                    set_counts(tensor, count)
 
 
 @contextmanager

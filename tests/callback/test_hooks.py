@@ -13,6 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from matrix import CLASSES, Manual, Shapes, Touchy
+from older import skip_unless_foreign_callbacks_are_taken
 from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor, nn
@@ -402,6 +403,7 @@ def test_two_callbacks_of_one_name_from_the_module_are_refused(tmp_path):
 
 def test_two_callbacks_of_one_name_from_two_namespaces_are_refused(tmp_path):
     other = NewCallback(one_image(), targets="label")
+    skip_unless_foreign_callbacks_are_taken(other, pl)
     with pytest.raises(
         (RuntimeError, SaliencyError), match=r"unique among all callbacks|two callb"
     ):
@@ -710,6 +712,7 @@ def test_a_failure_is_warned_of_once_and_training_goes_on(tmp_path):
 @pytest.mark.parametrize("kind", [SaliencyCallback, NewCallback], ids=["pl-callback", "L-callback"])
 def test_each_namespace_s_callback_works_in_each_trainer(kind, namespace, tmp_path):
     observer = kind(one_image(), targets="label")
+    skip_unless_foreign_callbacks_are_taken(observer, namespace)
     fit(tmp_path, observer, module=make_module(namespace), namespace=namespace)
     assert seen(observer) == [UNTRAINED, ("epoch 0", 4), ("epoch 1", 9)]
     assert steps(tmp_path) == [0, 4, 9]

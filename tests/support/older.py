@@ -13,3 +13,13 @@ def average_weights(decay: float, namespace: Any = pl) -> Any:
     if not hasattr(namespace.callbacks, "EMAWeightAveraging"):
         pytest.skip(f"Lightning {namespace.__version__} has no callback that averages weights")
     return namespace.callbacks.EMAWeightAveraging(decay=decay)
+
+
+def skip_unless_foreign_callbacks_are_taken(callback: Any, namespace: Any) -> None:
+    """Skip the test if Lightning refuses callbacks of its other namespace, as 2.4 does."""
+    try:
+        namespace.Trainer(callbacks=callback, logger=False, enable_checkpointing=False)
+    except ValueError as error:
+        if str(error) != "Expected a parent":
+            raise
+        pytest.skip(f"Lightning {namespace.__version__} refuses callbacks of its other namespace")
