@@ -117,7 +117,9 @@ def _find_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if type(module) is nn.Conv2d and type(module.weight) is nn.Parameter:
             weight = module.weight
             fits = weight.dtype == torch.float32 and weight.device.type == "cpu"
-            if fits and is_restorable(weight) and weight.is_contiguous() and names[id(weight)] == 1:
+            # The writes to a tensor of inference mode are not counted.
+            fits = fits and is_restorable(weight) and not weight.is_inference()
+            if fits and weight.is_contiguous() and names[id(weight)] == 1:
                 yield f"{name}.weight", weight
 
 

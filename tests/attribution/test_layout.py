@@ -232,3 +232,9 @@ def test_it_is_left_alone_wherever_it_could_be_wrong(case):
 def test_other_precisions_and_images_that_others_take_part_in_are_left_alone():
     assert not is_lent(CONV, IMAGES.double())
     assert not is_lent(CONV, IMAGES.to("meta"))
+
+
+def test_weights_of_inference_mode_are_not_lent():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten())
+    assert not is_lent(model)
