@@ -13,6 +13,7 @@ import re
 import sqlite3
 import struct
 import tempfile
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -129,14 +130,25 @@ def make_wandb(namespace: Any, folder: Path) -> Any:
     return namespace.loggers.WandbLogger(save_dir=folder, offline=True, project="p")
 
 
-def read_wandb(folder: Path) -> Kept:
+def _wandb_records(path: Path) -> list[Any]:
+    """The records of a run that has ended, which another process may still be writing."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        records = [Record.FromString(data) for data in read_log(path)]
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise TimeoutError(f"{path} has no end")
+
+
+def read_wandb(folder: Path) -> Kept:
     kept = Kept()
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    for data in read_log(path):
+    for record in _wandb_records(path):
         values: dict[str, Any] = {}
-        for item in Record.FromString(data).history.item:
+        for item in record.history.item:
             key, *inside = item.nested_key or [item.key]
             value = json.loads(item.value_json)
             if inside:
