@@ -112,6 +112,11 @@ def of(**options: Any) -> Callable[[Path], Any]:
     return lambda _: ProbeBatch(**{"images": IMAGES} | options)
 
 
+def volumes(**options: Any) -> Callable[[Path], Any]:
+    """The same of volumes with four slices."""
+    return of(images=IMAGES[:, :, None].expand(2, 3, 4, 8, 8), **options)
+
+
 def asked(targets: Any = "all", model: Any = None, images: Any = IMAGES, **options: Any) -> Any:
     """An explanation asked for with something wrong."""
     return lambda _: explain(Net() if model is None else model, images, targets, **options)
@@ -348,6 +353,39 @@ PROBES = [
     Case("an array of images", of(images=IMAGES.numpy()), TypeError, "`torch.as_tensor`"),
     Case("one image without a batch axis", of(images=IMAGES[0]), ValueError, r"images\[None\]"),
     Case("images of bytes", of(images=IMAGES.byte()), TypeError, "images / 255"),
+    Case(
+        "signals (N, C, L)",
+        of(images=IMAGES[0]),
+        ValueError,
+        r"signals\[:, :, None\]`, with `forward=lambda model, images: model\(images",
+    ),
+    Case(
+        "images with four axes of space",
+        of(images=IMAGES[:, :, None, None]),
+        ValueError,
+        r"images.flatten\(1, 2\)`, and unfold them again in `forward=lambda",
+    ),
+    Case("a depth of flat images", of(depth="max"), ValueError, "Leave them out"),
+    Case("a slice that is not there", volumes(depth=9), ValueError, "from 0 to 3, got 9"),
+    Case("an axis that is none of space", volumes(depth_axis=1), ValueError, "-3, -2 or -1, for"),
+    Case(
+        "a mask of one slice, for another axis",
+        volumes(masks={"object": torch.ones(2, 4, 7).bool()}),
+        ValueError,
+        r"\(2, 4, 8, 8\), as the images have",
+    ),
+    Case(
+        "data of clips whose frames come first",
+        lambda _: ProbeBatch.from_batch((torch.rand(2, 5, 3, 8, 8), torch.tensor([0, 1]))),
+        SaliencyError,
+        r"pass `images.transpose\(1, 2\)`, with `forward=lambda",
+    ),
+    Case(
+        "a list of images, as detectors take them",
+        lambda _: ProbeBatch.from_batch(([*IMAGES], [{"boxes": torch.ones(1, 4)}] * 2)),
+        SaliencyError,
+        r"`probe=ProbeBatch\(torch.stack\(images\)\)`",
+    ),
     Case("no images", of(images=IMAGES[:0]), ValueError, "must not be empty"),
     Case("images with NaN", of(images=IMAGES / 0 * 0), ValueError, "Look for a division by zero"),
     Case("labels as a dict", of(labels={"a": 1}), TypeError, "Number the names in `class_names`"),
@@ -375,7 +413,12 @@ PROBES = [
         "each class from 0 to 1, got the keys 0, 2. Pass a list",
     ),
     Case("a list of masks", of(masks=[IMAGES[:, 0] > 0]), TypeError, r"Pass `masks=\{'object': m"),
-    Case("a clip", of(images=IMAGES[None]), ValueError, r"images.unflatten\(1, \(2, 3\)\)"),
+    Case(
+        "a clip whose frames come first",
+        of(images=IMAGES[None]),
+        SaliencyWarning,
+        r"pass `images.transpose\(1, 2\)`, with `forward=lambda",
+    ),
     Case("`mean` in words", of(mean="imagenet", std="imagenet"), TypeError, "must be numbers"),
     Case("a `std` that is NaN", of(mean=0.5, std=float("nan")), ValueError, "one finite value"),
     Case("a name twice", of(names=["cat", "cat"]), ValueError, "Number the duplicates"),
@@ -489,6 +532,24 @@ MODELS = [
         answering(lambda logits: logits[..., None, None]),
         SaliencyError,
         "by a mean over positions",
+    ),
+    Case(
+        "maps of logits in a dict (segmentation)",
+        answering(lambda logits: {"out": logits[..., None, None]}),
+        SaliencyError,
+        r'model\(images\)\["out"\].mean\(dim=\(2, 3\)\)',
+    ),
+    Case(
+        "logits of each voxel",
+        answering(lambda logits: logits[..., None, None, None]),
+        SaliencyError,
+        r"model\(images\).mean\(dim=\(2, 3, 4\)\)",
+    ),
+    Case(
+        "logits of each box (detection)",
+        answering(lambda logits: logits[:, None].expand(-1, 5, -1)),
+        SaliencyError,
+        r"model\(images\).amax\(dim=1\)",
     ),
     Case(
         "two tensors that may be the logits",

@@ -223,10 +223,10 @@ def test_a_clip_is_explained_as_its_message_says(tmp_path):
             return super().forward(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)
 
     data = TensorDataset(clips, torch.tensor(CLASSES))
-    with pytest.raises(SaliencyError, match=r"images.flatten\(1, 2\)") as raised:
+    with pytest.raises(SaliencyError, match=r"images.transpose\(1, 2\)") as raised:
         train(tmp_path / "1", data, Video(loss))
     forward = eval(str(raised.value).split("`forward=")[1].split("`")[0])
-    probe = ProbeBatch(clips[:2].flatten(1, 2), CLASSES[:2])
+    probe = ProbeBatch(clips[:2].transpose(1, 2), CLASSES[:2])
     train(tmp_path / "2", data, Video(loss), probe=probe, forward=forward)
 
 
