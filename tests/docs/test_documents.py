@@ -42,23 +42,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("path", DOCUMENTS, ids=label)
-=======
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_examples_in_the_documents_run(path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(activations, "_declared", {})
-    examples = "\n".join(block for block in blocks(path) if ">>>" in block)
-    if "from transformers" in examples:
-        pytest.importorskip("transformers")
-    test = doctest.DocTestParser().get_doctest(examples, {}, path.name, str(path), 0)
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    runner.run(test)
-    assert runner.summarize(verbose=False).failed == 0
-
-
-@pytest.mark.parametrize("path", [*DOCS, *TOP], ids=lambda path: path.name)
->>>>>>> spatial
 def test_what_the_documents_link_to_exists(path: Path):
     for target in links(path):
         assert (path.parent / target).exists(), target
