@@ -18,7 +18,7 @@ def average_weights(decay: float, namespace: Any = pl) -> Any:
 def skip_unless_foreign_callbacks_are_taken(callback: Any, namespace: Any) -> None:
     """Skip the test if Lightning refuses callbacks of its other namespace, as 2.4 does."""
     try:
-        namespace.Trainer(callbacks=callback, logger=False, enable_checkpointing=False)
+        namespace.Trainer(callbacks=[callback], logger=False, enable_checkpointing=False)
     except ValueError as error:
         if str(error) != "Expected a parent":
             raise
