@@ -56,7 +56,7 @@ docs: .venv/.docs
 	$(MKDOCS) build --strict
 
 docs-serve: .venv/.docs
-	$(MKDOCS) serve --dev-addr 127.0.0.1:8000
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8000 --watch README.md --watch lightning_saliency
 
 pictures: .venv/.dev
 	$(BIN)/python docs/make_pictures.py

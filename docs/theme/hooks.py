@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mkdocs.structure.files import File, Files
 
@@ -101,11 +102,10 @@ def command_help(*words: str) -> str:
     from lightning_saliency.cli import main
 
     printed = io.StringIO()
-    before = os.environ.get("COLUMNS")
-    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            main([*words, "--help"])
-    finally:
-        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+    with (
+        mock.patch.dict(os.environ, COLUMNS="100", NO_COLOR="1"),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
+        main([*words, "--help"])
     return printed.getvalue()
