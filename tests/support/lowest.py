@@ -13,11 +13,13 @@ import re
 from collections.abc import Iterable
 from importlib.metadata import requires
 
-# What is pinned. Users have these next to the package; the rest of the extra `dev` are tools.
-INTEGRATIONS = ("lightning",)
+# These are pinned too, as users have them next to the package. Lightning 2.4 does not work with the
+# newest rich. The rest of the extra `dev` are tools.
+INTEGRATIONS = ("lightning", "rich")
 
 _REQUIREMENT = re.compile(
-    r"(?P<name>[\w.-]+)(\[[\w,.-]+\])?\s*>=\s*(?P<version>[\w.]+)(\s*;\s*extra\s*==\s*['\"](?P<extra>\w+)['\"])?"
+    r"(?P<name>[\w.-]+)(\[[\w,.-]+\])?\s*>=\s*(?P<version>[\w.]+)"
+    r"(\s*;\s*extra\s*==\s*['\"](?P<extra>\w+)['\"])?"
 )
 
 
