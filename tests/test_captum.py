@@ -26,6 +26,16 @@ from lightning_saliency.record.run import open_run
 
 pytestmark = [pytest.mark.usefixtures("one_thread")]
 
+
+@pytest.fixture(autouse=True)
+def _any_algorithm(monkeypatch):
+    """A trainer with `deterministic=True` leaves torch so, and DeepLift has no such algorithm."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([2, 0, 1])
 BASELINE = torch.zeros(1, 3, 16, 16)

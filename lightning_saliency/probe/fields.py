@@ -123,8 +123,10 @@ def _describe_path(field: Field) -> str:
     path = field.path.removeprefix("batch").removeprefix(".")
     if not field.name and path.count("[") == 1:
         return ""
+    if path.count("[") > 1:
+        return f"`{path}` "
     # The only key of a dict is shown without its brackets.
-    return (path[1:-1] if path.startswith("['") and path.count("[") == 1 else path) + " "
+    return (path[1:-1] if path.startswith("['") else path) + " "
 
 
 def describe_value(value: Any) -> str:

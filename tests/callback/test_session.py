@@ -162,10 +162,10 @@ class TakesBatches(Touchy):
 
 class TakesNames(Touchy):
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(inputs["pixel_values"])
+        return super().forward(inputs["picture"])
 
     def loss(self, batch: Any) -> torch.Tensor:
-        return F.cross_entropy(self(pixel_values=batch[0]), batch[1])
+        return F.cross_entropy(self(picture=batch[0]), batch[1])
 
     def validation_step(self, batch: Any, _: int) -> None:
         self.loss(batch)
@@ -203,7 +203,7 @@ class TakesGrey(Touchy):
 
 UNUSUAL = {
     TakesBatches: lambda module, images: Touchy.forward(module, images),
-    TakesNames: lambda module, images: module(pixel_values=images),
+    TakesNames: lambda module, images: module(picture=images),
     TakesLabels: lambda module, images: module(images, None),
     TakesGrey: lambda module, images: module(images[:, :1]),
 }

@@ -156,7 +156,7 @@ def test_an_observation_that_fails_while_explaining_is_not_noticed(broken, at, d
     [
         pytest.param("callback.adapters.encode", "observing the model", id="encoding"),
         pytest.param("draw.mosaics.MosaicRenderer.mosaic", "observing the model", id="drawing"),
-        pytest.param("observe.reducers.share", "observing the model", id="measuring"),
+        pytest.param("observe.reducers.profiles_and_shares", "observing the model", id="measuring"),
         pytest.param(
             "draw.mosaics.MosaicRenderer.filmstrip", "drawing the film strips", id="film-strips"
         ),

@@ -25,7 +25,7 @@ from training import fit, pictures, scalars
 
 from lightning_saliency import SaliencyCallback, SaliencyError
 from lightning_saliency.attribution import passes
-from lightning_saliency.callback import loggers, publisher
+from lightning_saliency.callback import adapters, loggers, publisher
 from lightning_saliency.check import evaluate
 from lightning_saliency.draw.mosaics import MosaicRenderer
 from lightning_saliency.functional import measures
@@ -128,7 +128,7 @@ FAULTS: dict[str, Fault] = {
         _patched(observer, "take_snapshot", ValueError("no")), "ValueError: no"
     ),
     "drawing raises": Fault(_patched(MosaicRenderer, "mosaic", ValueError("no")), "ValueError: no"),
-    "encoding raises": Fault(_patched(loggers, "encode", ValueError("no")), "ValueError: no"),
+    "encoding raises": Fault(_patched(adapters, "encode", ValueError("no")), "ValueError: no"),
     "measuring raises": Fault(_patched(measures, "_scaled", ValueError("no")), "ValueError: no"),
     "a logger refuses the second picture": Fault(
         _patched(loggers.PictureLog, "add", _LOST, after=1), "ConnectionError: the server is gone"
@@ -167,7 +167,7 @@ FAULTS: dict[str, Fault] = {
         _patched(MosaicRenderer, "mosaic", KeyboardInterrupt(), after=1), "", by_hand=True
     ),
     "interrupted by hand while writing a file": Fault(
-        _patched(loggers, "encode", KeyboardInterrupt(), after=1), "", files=True, by_hand=True
+        _patched(adapters, "encode", KeyboardInterrupt(), after=1), "", files=True, by_hand=True
     ),
 }
 
