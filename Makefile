@@ -83,9 +83,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --upgrade --editable ".[docs]"
 	touch $@
 
+# Of the thousands of files of torch and the tools, those that are imported are compiled then.
 .venv/.dev: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --upgrade --no-compile --editable ".[dev]"
 	touch $@ .venv/.demo .venv/.docs
 
 # The bounds are read from the metadata of the package, so it is installed by itself first.

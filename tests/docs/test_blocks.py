@@ -177,8 +177,9 @@ def carry_out(command: str) -> None:
 def look_at(program: str, rest: list[str]) -> None:
     """See that what a command names exists, though it is not run."""
     if program == "make":
-        targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.M)
-        assert {word for word in rest if "=" not in word} <= set(targets), rest
+        lines = re.findall(r"^([\w -]+):", (REPOSITORY / "Makefile").read_text(), flags=re.M)
+        targets = {target for line in lines for target in line.split()}
+        assert {word for word in rest if "=" not in word} <= targets, rest
     if program == "pip":
         project = (REPOSITORY / "pyproject.toml").read_text()
         for extra in re.findall(r"^\.\[([\w,-]+)\]", rest[-1]):

@@ -167,7 +167,7 @@ FAULTS: dict[str, Fault] = {
         _patched(MosaicRenderer, "mosaic", KeyboardInterrupt(), after=1), "", by_hand=True
     ),
     "interrupted by hand while writing a file": Fault(
-        _patched(adapters, "encode", KeyboardInterrupt(), after=1), "", files=True, by_hand=True
+        _patched(loggers, "encode", KeyboardInterrupt(), after=1), "", files=True, by_hand=True
     ),
 }
 
