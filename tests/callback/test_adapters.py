@@ -17,7 +17,7 @@ import torch
 from logger_stores import STORES, Kept, offline
 from matrix import Held, Shapes, probe
 from pytorch_lightning.loggers import CometLogger, CSVLogger
-from training import callback, fit
+from training import HOSTILE, callback, fit
 
 from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyError
 from lightning_saliency.callback import publisher
@@ -114,9 +114,6 @@ def test_the_contrast_of_a_grey_picture_is_not_stretched(kind, tmp_path):
 
 
 # --- names
-
-
-HOSTILE = ("../../../escaped", "/tmp/absolute", "a/b", "😀", "line\nbreak", "x" * 300, "..", "~")
 
 
 @quiet

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import (
     WandbLogger,
 )
 from torch.utils.tensorboard import SummaryWriter
-from training import callback, fit, loader, one_image, pictures, steps
+from training import HOSTILE, callback, fit, loader, one_image, pictures, steps
 
 from lightning_saliency import ProbeBatch, SaliencyError
 from lightning_saliency.callback import loggers as ours
@@ -290,9 +290,6 @@ def test_wandb_keeps_the_pictures_of_an_offline_run(wandb_logger, drawn, tmp_pat
     )
     for picture in drawn.values():
         assert any(same(media / path, picture) for path in found)
-
-
-HOSTILE = ("../../../escaped", "/tmp/absolute", "a/b", "😀", "line\nbreak", "x" * 300, "..", "~")
 
 
 def outside(folder: Path, root: Path) -> list[str]:

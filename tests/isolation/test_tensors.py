@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from lightning_saliency.isolation.module import undisturbed
-from lightning_saliency.isolation.tensors import is_uninitialised, named_weights, tensors_kept
+from lightning_saliency.isolation.tensors import (
+    _Held,
+    is_uninitialised,
+    named_weights,
+    tensors_kept,
+)
 
 
 def _renormed(weight: Tensor) -> None:
@@ -147,3 +152,18 @@ def test_lazy_layers_are_uninitialised_again(fails: bool):
     assert torch.equal(model.head.weight, fresh.head.weight)
     optimizer.step()
     assert not torch.equal(model.head.bias, fresh.head.bias)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_in_restoring_one_tensor_leaves_the_others_restored(error, monkeypatch):
+    tensors, restore = [torch.zeros(2) for _ in range(3)], _Held.restore
+
+    def restore_all_but_one(held: _Held) -> None:
+        if held.tensor is tensors[1]:
+            raise error
+        restore(held)
+
+    monkeypatch.setattr(_Held, "restore", restore_all_but_one)
+    with pytest.raises(error), tensors_kept(tensors):
+        torch._foreach_add_(tensors, 1)
+    assert [float(tensor.sum()) for tensor in tensors] == [0, 2, 0]

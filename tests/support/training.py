@@ -22,6 +22,9 @@ from lightning_saliency.record.observation import Snapshot
 
 BATCHES = 5  # in one epoch of `loader()`
 
+# Names of images that must not lead out of the folder of a run, nor get lost in a logger.
+HOSTILE = ("../../../escaped", "/tmp/absolute", "a/b", "😀", "line\nbreak", "x" * 300, "..", "~")
+
 
 def quiet_trainer(folder: Path, *callbacks: Any, namespace: Any = pl, **options: Any) -> Any:
     """A trainer without bars that logs to TensorBoard, directly in ``folder``."""
