@@ -61,6 +61,7 @@ docs-serve: .venv/.docs
 pictures: .venv/.dev
 	$(BIN)/python docs/make_pictures.py
 	$(BIN)/python docs/make_honest_picture.py
+	$(BIN)/python docs/make_methods_picture.py
 	$(BIN)/python docs/make_attention_picture.py
 	$(BIN)/python docs/make_viewer_picture.py
 

@@ -144,16 +144,18 @@ def test_explaining_loads_no_trainer_and_no_pictures():
 
 
 def test_importing_adds_little_to_importing_torch():
-    """In the processor's time, for a machine that has other things to do as well."""
+    """As a ratio of the processor's times, for a machine that has other things to do as well."""
     script = (
-        "import time, torch, numpy\n"
+        "import time\n"
         "begun = time.process_time()\n"
+        "import torch, numpy\n"
+        "between = time.process_time()\n"
         "from lightning_saliency import explain, ProbeBatch, AttentionCheck, Reference\n"
-        "print(time.process_time() - begun)\n"
+        "print((time.process_time() - between) / (between - begun))\n"
     )
     command = [sys.executable, "-c", script]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
-    assert min(float(done.stdout) for done in runs) < 0.3
+    assert min(float(done.stdout) for done in runs) < 0.2
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["check", "x", "y"], []])

@@ -257,7 +257,7 @@ def checked(
 
 
 def test_a_good_run_passes_in_one_line(attention, tmp_path, caplog):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "pytorch_lightning"):
         _, warned = checked(tmp_path, Glancing(9), AttentionCheck(str(attention)))
     assert warned == []
     assert "PASS  saliency at epoch 1, against 3 good runs" in caplog.text

@@ -49,6 +49,7 @@ SCRIPTS = {
     "docs/make_viewer_picture.py": "it trains four networks and needs TensorBoard and a browser",
     "docs/make_pictures.py": "it needs the logs of `make demo`",
     "docs/make_honest_picture.py": "tests/docs/test_examples.py",
+    "docs/make_methods_picture.py": "tests/docs/test_examples.py",
     "docs/make_attention_picture.py": "it trains four networks",
     "benchmarks/growth.py": "tests/runs/test_bench.py",
 }

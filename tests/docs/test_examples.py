@@ -214,6 +214,25 @@ def test_the_picture_of_honest_reading_is_right(
 
 
 @needs_packages
+def test_the_picture_of_methods_has_a_map_of_each(
+    photos: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("captum")
+    monkeypatch.syspath_prepend(str(DOCS))
+    methods = importlib.import_module("make_methods_picture")
+    monkeypatch.setattr(methods, "PHOTOS", {"coffee": "espresso"})
+    few = methods.rule(methods.IntegratedGradients, n_steps=2)
+    monkeypatch.setitem(methods.METHODS, "integrated gradients", few)
+    tiles = methods.draw_row("coffee", "espresso")
+    assert [tile.name for tile in tiles] == ["espresso", *methods.METHODS]
+    assert len({tile.picture.tobytes() for tile in tiles}) == 6
+    monkeypatch.setattr(methods, "draw_row", lambda *_: tiles)
+    monkeypatch.setattr(sys, "argv", ["make_methods_picture.py", "--out", str(tmp_path)])
+    methods.main()
+    assert Image.open(tmp_path / "methods.png").width == 1098
+
+
+@needs_packages
 def test_explain_photo_draws_and_prints(
     photos: ModuleType,
     tmp_path: Path,

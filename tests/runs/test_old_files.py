@@ -216,8 +216,9 @@ def test_the_film_strips_of_the_resumed_run_have_the_old_pictures_too(tmp_path, 
 
 def test_the_gate_of_an_old_checkpoint_stays_open(tmp_path, caplog):
     """`start_after` held in the first run, so it need not hold again: nothing is validated here."""
-    with caplog.at_level("INFO"):
-        resumed, _ = resume(tmp_path, val=None)
+    with caplog.at_level("INFO", "pytorch_lightning"):
+        resumed, warned = resume(tmp_path, val=None)
+    assert not warned
     verdicts = [message for message in caplog.messages if "saliency at epoch" in message]
     assert ["epoch 2" in verdicts[0], "epoch 3" in verdicts[1]] == [True, True]
     assert all(verdict.startswith("PASS") for verdict in verdicts)
