@@ -80,10 +80,7 @@ def channels_last(forward: Forward, model: nn.Module, images: Tensor) -> Forward
 def remember_misfit(model: nn.Module, images: Tensor, error: Exception) -> None:
     """Note that a model cannot be called so, unless the error may be gone the next time."""
     # Only what is sure to happen again is noted, so that a resumed run decides in the same way.
-    lasting = isinstance(error, LayoutError) or any(
-        "view size is not compatible" in str(cause) for cause in (error, error.__cause__)
-    )
-    if lasting:
+    if isinstance(error, LayoutError) or "view size is not compatible" in str(error):
         _misfits.setdefault(model, set()).add(images.shape[1:])
 
 
