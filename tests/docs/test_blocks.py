@@ -24,6 +24,7 @@ import torch
 import torchvision
 import yaml
 from documents import DOCUMENTS, PAGES, README, Block, blocks, label
+from older import takes_comets_own_options
 from paths import DOCS, REPOSITORY
 from pytorch_lightning.cli import LightningCLI
 from torchvision.models import resnet18
@@ -129,6 +130,8 @@ def test_examples_in_the_documents_run(page: Path, monkeypatch: pytest.MonkeyPat
     "page", [page for page in having("python") if page.name != "rules.md"], ids=label
 )
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, walk: Walk):
+    if page.name == "loggers.md" and not takes_comets_own_options():
+        pytest.skip("this version of Lightning has other options for Comet")
     walk(page)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from matrix import Shapes, Touchy, differences, failing_check, probe
+from older import BEFORE_2_7, TORCH, skip_if_torch_is_unable
 from paths import SUPPORT
 from pytorch_lightning.strategies import ModelParallelStrategy
 from records import RULE
@@ -39,6 +40,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("distributed")
     started = []
     for strategy, ways in WAYS.items():
+        if strategy in BEFORE_2_7 and TORCH < (2, 7):
+            continue  # The tests of it are skipped.
         failing_check().reference.save(root / strategy / "reference")
         command = [sys.executable, str(SCRIPT), strategy, str(root / strategy), *ways]
         options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
@@ -52,6 +55,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     return root
+
+
+@pytest.fixture(autouse=True)
+def able(request: pytest.FixtureRequest) -> None:
+    """Skip the tests of a strategy that this PyTorch does not have."""
+    named = getattr(request.node, "callspec", None)
+    if named is not None:
+        skip_if_torch_is_unable(named.params.get("strategy", ""))
 
 
 def kept(folder: Path, rank: int = 0) -> dict[str, Any]:

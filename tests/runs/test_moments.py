@@ -350,9 +350,12 @@ def test_finders_are_not_observed(first, tmp_path):
     finders = [LearningRateFinder(num_training_steps=8), BatchSizeFinder(max_trials=2)]
     callbacks = [ours, *finders] if first else [*finders, ours]
     trainer = quiet_trainer(tmp_path, *callbacks)
-    trainer.fit(Tunable())  # ten batches of four
-    assert seen(ours) == [("untrained", 0), ("epoch 0", 9), ("epoch 1", 19)]
-    assert open_run(tmp_path).steps() == [0, 9, 19]
+    trainer.fit(Tunable())
+    # Ten batches of four, or five of eight: versions of Lightning differ in what they settle on.
+    batches = int(trainer.num_training_batches)
+    steps = [0, batches - 1, 2 * batches - 1]
+    assert seen(ours) == list(zip(("untrained", "epoch 0", "epoch 1"), steps, strict=True))
+    assert open_run(tmp_path).steps() == steps
 
 
 def test_a_run_that_failed_is_resumed_from_the_checkpoint_of_its_exception(tmp_path):

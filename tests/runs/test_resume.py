@@ -15,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from matrix import Shapes, Touchy
+from older import skip_if_a_batch_was_repeated
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from training import (
@@ -109,7 +110,8 @@ def test_steps_keep_to_their_multiples_after_a_run_is_resumed(before, tmp_path):
     ours = {"every_n_train_steps": 4, "every_n_epochs": 0, "targets": "predicted"}
     path = interrupted(tmp_path, *[callback(**ours | before)] if before else [])
     resumed = callback(**ours)
-    fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
+    trainer = fit(tmp_path / "2", resumed, max_epochs=3, ckpt_path=path)
+    skip_if_a_batch_was_repeated(trainer, 15)
     assert seen(resumed) == [("step 12", 11), ("epoch 2", 14)]
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from older import takes_comets_own_options
 from paths import DOCS
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -198,7 +199,14 @@ def read_mlflow(folder: Path) -> Kept:
 def make_comet(namespace: Any, folder: Path) -> Any:
     quiet = ("log_code", "log_env_details", "log_git_metadata", "log_git_patch", "parse_args")
     options = {**dict.fromkeys((*quiet, "auto_output_logging"), False), "display_summary_level": 0}
+    if not takes_comets_own_options(namespace):
+        return namespace.loggers.CometLogger(save_dir=str(folder), project_name="p", **options)
     return namespace.loggers.CometLogger(project="p", offline_directory=str(folder), **options)
+
+
+def close_comet(logger: Any) -> None:
+    if logger._experiment is not None:  # Old loggers end it themselves, and would begin another.
+        logger.experiment.end()
 
 
 def read_comet(folder: Path) -> Kept:
@@ -330,7 +338,7 @@ STORES = {
     "TensorBoard": Store(_lightning("TensorBoardLogger"), lambda _: None, read_tensorboard),
     "W&B": Store(make_wandb, lambda logger: logger.experiment.finish(), read_wandb),
     "MLflow": Store(make_mlflow, lambda _: None, read_mlflow),
-    "Comet": Store(make_comet, lambda logger: logger.experiment.end(), read_comet),
+    "Comet": Store(make_comet, close_comet, read_comet),
     "SwanLab": Store(make_swanlab, close_swanlab, read_swanlab),
     "Trackio": Store(make_trackio, close_trackio, read_trackio),
     "CSV": Store(_lightning("CSVLogger"), lambda _: None, read_csv),

@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
+
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
+# What PyTorch cannot do on a CPU, observed or not, by the name of the strategy or the kind of run.
+BEFORE_2_7 = {
+    "fsdp2": "the streams of a CPU record no events",
+    "compiled as a whole": "Lightning's `log` cannot be compiled",
+}
+
+
+def skip_if_torch_is_unable(kind: str) -> None:
+    """Skip a test of what the oldest PyTorch cannot do."""
+    if kind in BEFORE_2_7 and TORCH < (2, 7):
+        pytest.skip(f"PyTorch {torch.__version__}: {BEFORE_2_7[kind]}")
+
+
+def skip_if_a_batch_was_repeated(trainer: Any, steps: int) -> None:
+    """Skip the test if training took more than ``steps``, as after resuming in Lightning 2.4."""
+    if trainer.global_step != steps:
+        pytest.skip(f"Lightning {pl.__version__} repeats a batch when it resumes in mid-epoch")
+
+
+@contextmanager
+def csv_logger_that_goes_on() -> Iterator[None]:
+    """Skip the test if Lightning's `CSVLogger` cannot go on with a file at a URL, as in 2.4."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not str(error.filename or error).rstrip("'").endswith("metrics.csv"):
+            raise
+        pytest.skip(f"Lightning {pl.__version__} appends to `metrics.csv` in local folders only")
+
+
+def takes_comets_own_options(namespace: Any = pl) -> bool:
+    """Whether `CometLogger` passes on options of Comet, as it has done since Lightning 2.5.1."""
+    return "project" in inspect.signature(namespace.loggers.CometLogger).parameters
 
 
 def average_weights(decay: float, namespace: Any = pl) -> Any:
