@@ -17,6 +17,7 @@ from lightning_saliency.attribution.passes import Attributions, PassOptions, Req
 from lightning_saliency.attribution.rules import Rule
 from lightning_saliency.attribution.targets import Targets
 from lightning_saliency.errors import SaliencyError
+from lightning_saliency.functional.text import outline
 from lightning_saliency.isolation.tensors import named_weights
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from lightning_saliency.probe.batch import ProbeBatch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Explanation(Attributions):
     """The result of :func:`explain`: attributions that can draw themselves.
 
@@ -41,6 +42,9 @@ class Explanation(Attributions):
         coverage: How the activations between the images and the logits were treated.
         activation: That ``"softmax"`` or ``"sigmoid"``; ``None`` if the model returns logits.
     """
+
+    def __repr__(self) -> str:
+        return outline(self)
 
     def plot(self, probe: ProbeBatch | Tensor, **options: Any) -> Figure:
         """Draw four panels per row: the image, its attribution in colour, its map and an overlay.
@@ -90,10 +94,10 @@ def explain(
             softmax or sigmoid, the logits under it are explained.
         images: ``(N, C, H, W)``, floating point, normalised as the model expects them; a tensor or
             a numpy array. They are moved to the model's device and cast to its precision.
-        targets: The classes to explain: ``"all"``; ``"predicted"``; one class for all images; or
-            integers ``(N,)`` or ``(N, K)``, a tensor, array or list, in which -1 stands for the
-            strongest class that its row does not name. The only target of a model with one logit
-            is 0.
+        targets: The classes to explain: ``"all"``, which takes a backward pass per class and rule,
+            1,000 of them for ImageNet; ``"predicted"``; one class for all images; or integers
+            ``(N,)`` or ``(N, K)``, a tensor, array or list, in which -1 stands for the strongest
+            class that its row does not name. The only target of a model with one logit is 0.
         rules: Any of ``"guided_backprop"``, ``"gradient"`` and ``"deconvnet"``, see :mod:`rules`,
             and callables ``(model, images, targets) -> attributions``, see :mod:`methods` and
             :mod:`lightning_saliency.captum`, which go by their names.

@@ -383,3 +383,13 @@ def test_maps_are_reductions_over_the_channels(every_class: Explanation):
         for n in range(N):
             expected = reduce_channels(every_class["gradient"][n], reduce)
             assert torch.equal(found[n], expected)
+
+
+def test_it_is_shown_in_a_line():
+    found = explain(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.ReLU()), torch.ones(2, 3, 2, 2)
+    )
+    assert repr(found) == (
+        "Explanation(attributions={guided_backprop: (2, 3, 3, 2, 2) float32}, "
+        "targets=(2, 3) int64, logits=(2, 3) float32, coverage=guided: 1 Relu)"
+    )

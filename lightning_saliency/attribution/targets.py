@@ -144,9 +144,15 @@ def _index(item: int | str, class_names: Sequence[str]) -> int:
         return item
     if item in class_names:
         return list(class_names).index(item)
+    if not class_names:
+        raise ValueError(
+            f"`targets` names the class {item!r}, but the probe has no `class_names`. Pass "
+            '`ProbeBatch(…, class_names=["cat", "dog"])`, in the order of the logits, or name '
+            "classes by their indices: `targets=[0, 1]`."
+        )
     raise ValueError(
         f"`targets` names the class {item!r}, which is not among the probe's `class_names`: "
-        f"{', '.join(class_names[:12]) or 'none were given'}."
+        f"{', '.join(class_names[:12])}."
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 # Unicode categories of characters that are not printed as they are: controls, formatting,
 # surrogates, private and unassigned characters, separators of lines and paragraphs.
@@ -64,3 +66,32 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def outline(instance: Any) -> str:
+    """Describe a dataclass in a line: shapes for tensors, numbers for long sequences.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import make_dataclass
+        >>> Batch = make_dataclass("Batch", ["images", "names", "masks", "mean"])
+        >>> outline(Batch(torch.zeros(9, 3, 8, 8), "abcdefghi", {}, None))
+        'Batch(images=(9, 3, 8, 8) float32, names=9 of them)'
+    """
+    values = ((field.name, getattr(instance, field.name)) for field in fields(instance))
+    parts = (f"{name}={_outline(value)}" for name, value in values if _is_telling(value))
+    return f"{type(instance).__name__}({', '.join(parts)})"
+
+
+def _is_telling(value: Any) -> bool:
+    return value is not None and not (isinstance(value, Mapping | Sequence) and not value)
+
+
+def _outline(value: Any) -> str:
+    if hasattr(value, "dtype"):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_outline(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, Sequence) and len(value) > 8:
+        return f"{len(value)} of them"
+    return str(value)

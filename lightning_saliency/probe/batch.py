@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_saliency.functional.projection import Depth, Projection
+from lightning_saliency.functional.text import outline
 from lightning_saliency.probe.joining import (
     Loaded,
     join_batches,
@@ -45,7 +46,7 @@ from lightning_saliency.probe.validation import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProbeBatch:
     """Images to explain again and again, with their labels, names and masks.
 
@@ -128,6 +129,9 @@ class ProbeBatch:
         word = "" if self.class_names else "class "
         labels = [[word + self.class_name(c) for c in found] for found in self.all_true_classes()]
         return [default_name(image, found) for image, found in enumerate(labels)]
+
+    def __repr__(self) -> str:
+        return outline(self)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -489,7 +489,7 @@ def test_auto_shows_the_label_and_the_strongest_four_of_many(tmp_path):
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        pytest.param(["cat"], "names the class 'cat', which is not among the probe's", id="name"),
+        pytest.param(["cat"], r"no `class_names`. Pass `ProbeBatch\(…, class_names", id="name"),
         pytest.param([CLASSES], "classes from 0 to 3, as the model has 4 logit", id="too-high"),
         pytest.param([-1], "classes from 0 to 3, as the model has 4 logit", id="negative"),
         pytest.param([1.5], "a list of indices or class names, got 1.5", id="float"),
@@ -501,6 +501,12 @@ def test_targets_that_the_model_or_the_probe_do_not_know(targets, message, tmp_p
     with pytest.raises((TypeError, ValueError), match=message):
         fit(tmp_path, callback(targets=targets), module=module, num_sanity_val_steps=0)
     assert int(module.calls) == 0
+
+
+def test_a_name_that_the_probe_does_not_have_is_answered_with_those_it_has(tmp_path):
+    probe = one_image(class_names=["dog", "owl", "fox", "elk"])
+    with pytest.raises(ValueError, match=r"'cat', which is not among .*: dog, owl, fox, elk"):
+        fit(tmp_path, callback(probe=probe, targets=["cat"]))
 
 
 def test_the_label_of_an_unlabelled_probe(tmp_path):

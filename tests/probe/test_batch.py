@@ -65,3 +65,12 @@ def test_the_default_names_of_images_with_many_labels_are_short_and_unique():
     )
     few = ProbeBatch(torch.zeros(1, 1, 4, 4), (torch.arange(40) < 3).float()[None])
     assert few.names == ("image 0 · class 0 · class 1 · class 2",)
+
+
+def test_a_probe_is_shown_in_a_line():
+    masks = {"top": torch.ones(2, 4, 4, dtype=torch.bool)}
+    probe = ProbeBatch(torch.zeros(2, 1, 4, 4), [1, 0], class_names=["cat", "dog"], masks=masks)
+    assert repr(probe) == (
+        "ProbeBatch(images=(2, 1, 4, 4) float32, labels=(2,) int64, class_names=('cat', 'dog'), "
+        "names=('image 0 · dog', 'image 1 · cat'), masks={top: (2, 4, 4) bool})"
+    )
