@@ -17,7 +17,9 @@ demo: .venv/.demo
 	$(BIN)/python examples/fit_digits.py
 
 # Networks this small are faster on one thread each, so every core takes a file of tests instead.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+# The order is kept, because files of few tests are the longest and would otherwise be the last.
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test: .venv/.dev
 	$(PYTEST)
@@ -27,7 +29,7 @@ test-all: .venv/.dev
 
 # With the lowest versions that pyproject.toml allows. A part: `make test-lowest TESTS=tests/probe`.
 test-lowest: .venv-lowest/.dev
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 # Tables in benchmarks/RESULTS.md; options as in `make bench BENCH="--quick"`.
 bench: .venv/.bench

@@ -170,21 +170,26 @@ class BreakCalls(pl.Callback):
             session._check(trainer, pl_module, last=False)
 
 
+# Each takes half a minute, so two of the six are slow tests.
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("files", [False, True], ids=["tensorboard", "files"])
 @pytest.mark.parametrize(
     "every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ends", "every"]
 )
 @pytest.mark.parametrize(
-    ("on_error", "error"),
+    ("on_error", "error", "files"),
     [
-        pytest.param("raise", InjectedError, id="raise"),
-        pytest.param("warn", InjectedError, id="warn"),
-        pytest.param("warn", KeyboardInterrupt, id="interrupted"),
+        pytest.param("warn", InjectedError, False, id="warn-tensorboard"),
+        pytest.param("warn", InjectedError, True, id="warn-files"),
+        pytest.param("raise", InjectedError, False, id="raise-tensorboard"),
+        pytest.param("raise", InjectedError, True, id="raise-files", marks=pytest.mark.slow),
+        pytest.param("warn", KeyboardInterrupt, True, id="interrupted-files"),
+        pytest.param(
+            "warn", KeyboardInterrupt, False, id="interrupted-tensorboard", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_training_goes_on_bitwise_whatever_call_of_an_observation_fails(
-    on_error, error, every, files, tmp_path
+    on_error, error, files, every, tmp_path
 ):
     """The calls of an observation, and of a check that fails and is confirmed, fail once each."""
     options = {"logger": False} if files else {}
