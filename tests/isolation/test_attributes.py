@@ -127,6 +127,7 @@ STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "default dict": (lambda: defaultdict(list), lambda s: s["a"].append(1)),
     "the order of a dict": (lambda: {"a": 1, "b": 2}, lambda s: s.update(a=s.pop("a"))),
     "the order of an ordered dict": (lambda: OrderedDict(a=1, b=2), lambda s: s.move_to_end("a")),
+    "a name of a dict": (lambda: {"a": [1]}, lambda s: s.update(b=s.pop("a"))),
     "set": (lambda: {1}, lambda s: s.add(2)),
     "bytes": (lambda: bytearray(b"a"), lambda s: s.append(1)),
     "array of numbers": (lambda: array("i", [1]), lambda s: s.append(1)),
@@ -160,6 +161,16 @@ def test_state_is_given_back(kind: str):
     assert kind == "iterator over a list" or _read(model.state) != before  # it does move
     if kind == "iterator over a list":
         assert list(state.it) == [2, 3]
+
+
+def test_an_iterator_in_a_set_does_not_stand_in_the_way():
+    """Elsewhere copies stand in for iterators meanwhile; a set has no places for them."""
+    counts = {itertools.count(3)}
+    model = Moving(counts, lambda s: s.add(0))
+    kept = next(iter(counts))
+    explain(model, IMAGES, rules=("gradient",))
+    assert model.state is counts
+    assert counts == {kept}
 
 
 def test_state_is_given_back_after_an_error():

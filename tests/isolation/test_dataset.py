@@ -344,3 +344,12 @@ def test_large_data_are_neither_copied_nor_looked_through(monkeypatch: pytest.Mo
     assert large[0] == 1
     assert len(items) == isolation._MOST_ITEMS + 1
     assert items[0] == [1]
+
+
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros, bytearray], ids=lambda make: str(make))
+def test_large_data_of_any_kind_are_not_copied(make, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(isolation, "_MOST_BYTES", 100)
+    small, large = make(10), make(200)
+    with dataset_kept([small, large]):
+        small[0] = large[0] = 1
+    assert (small[0], large[0]) == (0, 1)
