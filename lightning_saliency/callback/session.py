@@ -304,14 +304,14 @@ class Session:
             self._observer = build_observer(
                 trainer, pl_module, self.probe, self._options, ranks, check, progress.note
             )
-        self._publisher = build_publisher(
-            trainer,
-            self._observer,
-            self._options,
-            self._number,
-            checked=check is not None,
-            progress=progress,
-        )
+            self._publisher = build_publisher(
+                trainer,
+                self._observer,
+                self._options,
+                self._number,
+                checked=check is not None,
+                progress=progress,
+            )
         if self._gate is not None:
             self._checking = Checking(
                 self._gate, self.tolerance, self._observer, self._publisher, self.ours
