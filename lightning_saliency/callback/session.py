@@ -395,9 +395,7 @@ class Session:
                 scalars = publisher.scalars(observation.measures)
                 self.history.add(observation, scalars, publisher.find_record(step))
 
-    def _begin_record(
-        self, trainer: Trainer, observer: Observer, publisher: Publisher
-    ) -> RunInfo:
+    def _begin_record(self, trainer: Trainer, observer: Observer, publisher: Publisher) -> RunInfo:
         with observer.ranks.synchronized("beginning the record"):
             settings = {**self._options.metadata, **self._schedule.metadata}
             if observer.probe.depth is not None:

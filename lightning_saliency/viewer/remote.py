@@ -6,6 +6,7 @@ import atexit
 import tempfile
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
 from lightning_saliency.errors import RecordError
 from lightning_saliency.record.finding import find_runs
@@ -30,7 +31,7 @@ def as_local(folder: str | PathLike[str]) -> Path:
     place = find_place(folder)
     if isinstance(place, Path):
         return place.expanduser().resolve()
-    found = find_runs(place)
+    found = cast("list[RemotePath]", find_runs(place))
     if not found:
         raise RecordError(
             f"no recorded run in {place}; pass the log folder of one run. A run with "

@@ -113,7 +113,8 @@ def test_a_profile_that_shifts_everywhere_is_told_from_a_place_that_grew():
     scattered = Growth(None, 0, 7, 0.02, 0.03, scattered=True)
     assert describe_growth(scattered) == (
         "no one place: the whole profile shifted, as after a change of recipe, or by a cue at "
-        "several places or without a place (most: row 1, column 8 of the 8×8 grid, from 2.0% to 3.0% of the gradient)"
+        "several places or without a place (most: row 1, column 8 of the 8×8 grid, from 2.0% to "
+        "3.0% of the gradient)"
     )
     words = "row 1, column 8 of the 8×8 grid, from 2.0% to 3.0% of the gradient"
     assert describe_growth(replace(scattered, scattered=False)) == words

@@ -552,7 +552,7 @@ def test_report_replaces_a_report(place, capsys):
         (
             ("new", "-o", "r.html", "--reference", "absent"),
             3,
-            "there is no reference in absent; make one: lightning-saliency reference RUN RUN RUN -o",
+            "there is no reference in absent; make one: lightning-saliency reference RUN RUN RUN",
         ),
         *(
             (
