@@ -409,16 +409,13 @@ class Session:
         return info
 
     def _report_set_aside(self, trainer: Trainer, folder: Place | None, aside: Place) -> None:
+        said = (
+            f"{folder} held observations that this run does not continue. They are now in {aside}"
+        )
         if self._had_another_probe:
-            warn(
-                f"the record of the run that is resumed, which had another probe, is now in {aside}"
-            )
+            warn(said)
         else:
-            inform(
-                trainer,
-                f"{folder} held observations that this run does not continue. They are now in "
-                f"{aside}",
-            )
+            inform(trainer, said)
 
     def _observe_last(self, trainer: Trainer, pl_module: Any) -> None:
         step = current_step(trainer) - 1

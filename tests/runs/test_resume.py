@@ -150,8 +150,8 @@ def test_the_record_of_another_probe_is_set_aside_and_stays_readable(other, tmp_
     aside = tmp_path / "first" / "saliency" / "set_aside" / "1"
     with pytest.warns(SaliencyWarning) as caught:
         fit(tmp_path / "first", callback(probe=other), max_epochs=3, ckpt_path=path)
-    told = f"the record of the run that is resumed, which had another probe, is now in {aside}"
-    assert told in [str(w.message) for w in caught]
+    moved = f"held observations that this run does not continue. They are now in {aside}"
+    assert f"{aside.parent.parent} {moved}" in [str(w.message) for w in caught]
     run, before = open_run(tmp_path / "first"), open_run(aside)
     assert (run.steps(), before.steps()) == ([14], [0, 4, 9])
     assert len(before.info.images) == 4
