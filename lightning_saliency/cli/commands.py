@@ -62,8 +62,9 @@ Good models that were trained without the callback serve as well, from their che
   lightning-saliency reference --model train:Net --ckpt 1.ckpt --ckpt 2.ckpt --ckpt 3.ckpt \\
       --probe probe.safetensors -o attention
 
-RUN is the log folder of a run, or the callback's folder inside it. The last observation of a run is
-the one that counts. RUN, DIR and F may be URLs that fsspec knows, such as s3://bucket/logs."""
+RUN is the log folder of a run, the callback's folder inside it, or the folder around it if there is
+no other run. The last observation of a run is the one that counts. RUN, DIR and F may be URLs that
+fsspec knows, such as s3://bucket/logs."""
 
 _REQUIREMENTS = """\
 requirements:
