@@ -46,6 +46,7 @@ class Publisher:
         writer: Keeps the record; ``None`` if nothing is kept, or another rank does.
         recorded_at: The folder of the record, on every rank.
         progress: Shows how far the pictures are.
+        aside: Where the record begun last moved observations that the run does not continue.
     """
 
     tag: str
@@ -56,6 +57,7 @@ class Publisher:
     writer: RunWriter | None
     recorded_at: Place | None
     progress: Progress = field(default_factory=Progress)
+    aside: Place | None = None
 
     def begin(self, info: RunInfo, *, after: int | None) -> int:
         """Begin the record of a run, or go on in it.
@@ -72,7 +74,7 @@ class Publisher:
             return -1
         thumbnails = self.renderer.photos()
         if after is not None:
-            self.writer.begin(info, thumbnails, after=after)
+            self.aside = self.writer.begin(info, thumbnails, after=after)
         elif not self.writer.join(info, thumbnails):
             folder, self.writer = self.writer.folder, None
             warn(

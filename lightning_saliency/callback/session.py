@@ -35,8 +35,10 @@ from lightning_saliency.observe.weights import digest_tensors, digest_weights
 from lightning_saliency.probe.batch import ProbeBatch
 from lightning_saliency.record.facts import RunInfo
 from lightning_saliency.record.observation import Observation
+from lightning_saliency.storage.places import Place
 
 UNTRAINED = "untrained"
+_ANOTHER_PROBE = "another probe"
 TRAINED = "trained"  # what training leaves behind, if that is not the model at its last epoch's end
 
 
@@ -73,6 +75,7 @@ class Session:
         self._trained: weakref.ref[Any] | None = None  # the module
         self._number = 1  # of the model, among those that this trainer has fitted
         self._begins = False  # whether nothing was seen of this model, unlike the ones before
+        self._had_another_probe = False  # whether the run that is resumed had
         self._seen_alone = False  # whether the model was observed in this validation or test
         self._gate = None if check is None else Gate(check)
         self._epoch = -1  # the current one, or the last; trainers count on before hooks are called
@@ -252,6 +255,7 @@ class Session:
         differences = list(self._differences(stored, shown))
         if self._gate is not None and not differences:
             self._gate.load_state_dict(state["gate"])
+        self._had_another_probe = _ANOTHER_PROBE in dict(differences)
         for then, now in differences:
             with said_once(0 if trainer is None else trainer.global_rank):
                 warn(
@@ -271,7 +275,7 @@ class Session:
         """In words, what the resumed run had and what was passed to resume it, if they differ."""
         probe = self.probe
         if stored is not None and probe is not None and stored.fingerprint != probe.fingerprint:
-            yield "another probe", "the one passed. Pass `probe=None` to go on with that of the run"
+            yield _ANOTHER_PROBE, "the one passed. Pass `probe=None` to go on with that of the run"
         elif stored is not None and probe is not None and stored.depth != probe.depth:
             yield f"`depth={stored.depth!r}`", f"`depth={probe.depth!r}`"
         for key, value in self._options.display_key.items():
@@ -300,14 +304,14 @@ class Session:
             self._observer = build_observer(
                 trainer, pl_module, self.probe, self._options, ranks, check, progress.note
             )
-        self._publisher = build_publisher(
-            trainer,
-            self._observer,
-            self._options,
-            self._number,
-            checked=check is not None,
-            progress=progress,
-        )
+            self._publisher = build_publisher(
+                trainer,
+                self._observer,
+                self._options,
+                self._number,
+                checked=check is not None,
+                progress=progress,
+            )
         if self._gate is not None:
             self._checking = Checking(
                 self._gate, self.tolerance, self._observer, self._publisher, self.ours
@@ -368,7 +372,7 @@ class Session:
         self._observation = self._weights = None
         with self.tolerance("observing the model", caption), publisher.progress():
             if self._info is None:
-                self._info = self._begin_record(observer, publisher)
+                self._info = self._begin_record(trainer, observer, publisher)
             step = self.history.next_step(step)
             observation = observer.observe(
                 callable_model(trainer, pl_module),
@@ -391,16 +395,27 @@ class Session:
                 scalars = publisher.scalars(observation.measures)
                 self.history.add(observation, scalars, publisher.find_record(step))
 
-    def _begin_record(self, observer: Observer, publisher: Publisher) -> RunInfo:
+    def _begin_record(self, trainer: Trainer, observer: Observer, publisher: Publisher) -> RunInfo:
         with observer.ranks.synchronized("beginning the record"):
             settings = {**self._options.metadata, **self._schedule.metadata}
             if observer.probe.depth is not None:
                 settings |= {"depth": observer.probe.depth, "depth_axis": observer.probe.depth_axis}
             info = run_info(self._options.name, observer.meter, settings)
             last = publisher.begin(info, after=self._past)
+            if publisher.aside is not None:
+                self._report_set_aside(trainer, publisher.recorded_at, publisher.aside)
         # A step of the record's past would overwrite it.
         self.history.last_step = max(self.history.last_step, observer.ranks.broadcast(last))
         return info
+
+    def _report_set_aside(self, trainer: Trainer, folder: Place | None, aside: Place) -> None:
+        said = (
+            f"{folder} held observations that this run does not continue. They are now in {aside}"
+        )
+        if self._had_another_probe:
+            warn(said)
+        else:
+            inform(trainer, said)
 
     def _observe_last(self, trainer: Trainer, pl_module: Any) -> None:
         step = current_step(trainer) - 1

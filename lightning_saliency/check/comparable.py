@@ -23,7 +23,12 @@ def why_not_comparable(
         The reason in words, or ``None`` if they can be compared.
     """
     if second.fingerprint != first.fingerprint or second.areas.keys() != first.areas.keys():
-        return "their probes differ (images, labels or masks)"
+        return (
+            "their probes differ (images, labels or masks). Give all runs the same `ProbeBatch`, "
+            "because the default one is chosen from the data of each run: write it to a file by "
+            "`probe.save('probe.safetensors')`, and pass "
+            "`ProbeBatch.load('probe.safetensors')` to each"
+        )
     if (second.rule, second.reduce) != (first.rule, first.reduce):
         rules = " and ".join(f"{info.rule} ({info.reduce})" for info in (first, second))
         return f"they were measured by different rules, {rules}{_remedy(first, second)}"

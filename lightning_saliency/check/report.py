@@ -25,6 +25,10 @@ _COLOURS = {"pass": "32", "fail": "31", "warn": "33", "faint": "2", "bold": "1"}
 _WORST = 3  # the most classes or images that are named
 _METRICS = 3  # the most metrics that are named
 _LONGEST = 60  # the most letters of a name
+_NO_ALL_CLEAR = (
+    "This is not an all-clear: the model may rely on it together with other places, or on a cue "
+    "that is elsewhere. Look at the maps"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +145,12 @@ def _explain(verdict: Verdict) -> Iterable[str]:
     if (growth := verdict.growth) is not None:
         yield f"What grew: {plain(describe_growth(growth))}"
     if (hidden := verdict.occluded) is not None:
-        verb = "lowers" if hidden.after < hidden.before else "does not lower"
+        lowers = hidden.after < hidden.before
+        verb = "lowers" if lowers else "does not lower"
         probabilities = f"{hidden.before:.3f} with it, {hidden.after:.3f} without"
         yield f"Hiding it {verb} the probability of the label: {probabilities}"
+        if not lowers:
+            yield _NO_ALL_CLEAR
     for kind, moves in (("Classes", verdict.classes), ("Images", verdict.images)):
         if moves:
             yield f"{kind} that moved most: {_name_worst(moves)}"
@@ -156,7 +163,7 @@ def describe_growth(growth: Growth) -> str:
     gain = f"{growth.place}, from {growth.before:.1%} to {growth.now:.1%} of the gradient"
     if not growth.scattered:
         return gain
-    cause = "as after a change of recipe or by a cue without a place"
+    cause = "as after a change of recipe, or by a cue at several places or without a place"
     return f"no one place: the whole profile shifted, {cause} (most: {gain})"
 
 

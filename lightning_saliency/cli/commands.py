@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -61,8 +62,9 @@ Good models that were trained without the callback serve as well, from their che
   lightning-saliency reference --model train:Net --ckpt 1.ckpt --ckpt 2.ckpt --ckpt 3.ckpt \\
       --probe probe.safetensors -o attention
 
-RUN is the log folder of a run, or the callback's folder inside it. The last observation of a run is
-the one that counts. RUN, DIR and F may be URLs that fsspec knows, such as s3://bucket/logs."""
+RUN is the log folder of a run, the callback's folder inside it, or the folder around it if there is
+no other run. The last observation of a run is the one that counts. RUN, DIR and F may be URLs that
+fsspec knows, such as s3://bucket/logs."""
 
 _REQUIREMENTS = """\
 requirements:
@@ -239,7 +241,8 @@ def _print_reference(reference: Reference, folder: Place, runs: Sequence[str]) -
 
 def _check(options: argparse.Namespace) -> int:
     if not (find_place(options.reference) / REFERENCE_FILE).exists():
-        verdict = Verdict("no reference", why=f"there is none in {options.reference}")
+        why = f"there is none in {options.reference}; {_advise_reference(options.reference)}"
+        verdict = Verdict("no reference", why=why)
         return _print_verdict(options, verdict, options.run)
     reference = Reference.load(options.reference)
     run = open_run(options.run)
@@ -326,7 +329,12 @@ def _approve(options: argparse.Namespace) -> int:
 
 
 def _no_reference(folder: object) -> str:
-    return f"there is no reference in {folder}. Make one with `lightning-saliency reference`"
+    return f"there is no reference in {folder}; {_advise_reference(folder)}"
+
+
+def _advise_reference(folder: object) -> str:
+    where = shlex.quote(str(folder))
+    return f"make one: lightning-saliency reference RUN RUN RUN -o {where}"
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -66,9 +66,9 @@ class ProbeBatch:
         extras: Further inputs of the model, such as metadata: for each name, a tensor ``(N, …)`` of
             numbers or bools, with one row per image. Wherever some of the images are passed to the
             model, their rows are passed along, as keyword arguments of these names.
-        mean: The mean of each channel that the images were normalised with. It is used, with
-            ``std``, to display them in their original colours; without it, each image is scaled
-            from its lowest to its highest value.
+        mean: The mean of each channel that the images were normalised with, for images in
+            [0, 1]. It is used, with ``std``, to display them in their original colours; without
+            it, each image is scaled from its lowest to its highest value.
         std: The standard deviation of each channel; see ``mean``. A single number is for all.
         depth: How volumes are drawn. ``"max"``, the default, shows what is strongest along an axis,
             of images and of maps, with its sign; ``"middle"`` or a number shows one slice.
@@ -205,7 +205,11 @@ class ProbeBatch:
         return None if self.labels is None else find_first_labels(self.labels)
 
     def displayed(self) -> Tensor:
-        """The images in their original colours, flat: ``(N, C, H, W)`` float32 in [0, 1]."""
+        """The images in their original colours, flat: ``(N, C, H, W)`` float32 in [0, 1].
+
+        Warns:
+            SaliencyWarning: ``mean`` and ``std`` leave hardly anything to be seen.
+        """
         flat = self.images if self.projection is None else self.projection.brightest(self.images)
         return to_original_colours(flat.float(), self.mean, self.std)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.isolation.rng import random_streams_kept
 from lightning_saliency.probe.photos import INSIDE
 
@@ -22,6 +24,7 @@ IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _RESIZE_OVER_CROP = 256 / 224  # the margin that ImageNet models are validated with
 _LONGEST = 4  # times the shorter side; the rest of a panorama never reaches the central square
+_FARTHEST = 1  # that pixels may lie outside [0, 1] on average; standard noise lies at 0.5
 _SEED = 0  # seeds random transforms, so that a photo and its mask are cropped alike
 
 
@@ -158,16 +161,37 @@ def to_original_colours(
 
     Returns:
         ``(N, C, H, W)`` in [0, 1].
+
+    Warns:
+        SaliencyWarning: ``mean`` and ``std`` leave hardly anything to be seen.
     """
     if mean is not None and std is not None:
         shape = (1, -1, 1, 1)
         images = images * torch.tensor(std).view(shape)
-        return (images + torch.tensor(mean).view(shape)).clamp(0, 1)
+        restored = images + torch.tensor(mean).view(shape)
+        _warn_if_clipped(restored)
+        return restored.clamp(0, 1)
     low = images.amin(dim=(1, 2, 3), keepdim=True)
     high = images.amax(dim=(1, 2, 3), keepdim=True)
     if low.min() >= 0 and high.max() <= 1:
         return images
     return (images - low) / (high - low).clamp(min=1e-12)
+
+
+def _warn_if_clipped(restored: Tensor) -> None:
+    """Warn if restored images lie so far outside [0, 1] that they must be in other units."""
+    # The number of such pixels would not do: a black background is restored to 0 in any unit. Nor
+    # would the largest one, as noise or a bright spot may lie far outside without any harm.
+    if float((restored - restored.clamp(0, 1)).abs().double().mean()) > _FARTHEST:
+        low, high = float(restored.min()), float(restored.max())
+        warnings.warn(
+            f"`mean` and `std` restore pixels from {low:.3g} to {high:.3g}, not from 0 to 1, so "
+            "the photos are drawn mostly black or white. Both must be for images in [0, 1]: divide "
+            "those for images in [0, 255] by 255, such as `mean=[123 / 255]`. If the images are "
+            "not normalised, leave both out.",
+            SaliencyWarning,
+            stacklevel=4,  # the call of `ProbeBatch.displayed`
+        )
 
 
 def find_normalisation(transform: Any, channels: int = 3) -> Normalisation | None:

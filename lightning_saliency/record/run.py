@@ -23,6 +23,7 @@ from lightning_saliency.record.facts import (
     RunInfo,
     read_info,
 )
+from lightning_saliency.record.finding import find_runs
 from lightning_saliency.record.metrics import METRICS_FILE, Numbers, read_metrics
 from lightning_saliency.record.observation import Observation, read_observation
 from lightning_saliency.storage.decode import MISFITS, SCHEMA, check_schema, check_shapes
@@ -30,6 +31,7 @@ from lightning_saliency.storage.files import damaged, read_tensors, tensor_bytes
 from lightning_saliency.storage.places import Place, RemotePath, find_place
 
 _OBSERVATIONS = "observation-*.safetensors"
+_NAMED = 3  # the most runs that a message names
 
 
 def encode_thumbnails(photos: Tensor) -> bytes:
@@ -117,7 +119,8 @@ def open_run(path: str | PathLike[str] | RemotePath) -> Run:
     """Open the run in a log folder, or in the callback's own folder within it.
 
     Args:
-        path: The folder, or its URL; see :func:`find_place`.
+        path: The folder, or its URL; see :func:`find_place`. It may also be the folder that holds
+            the log folder, if there is only one run in it; see :func:`find_runs`.
 
     Raises:
         RecordError: There is no run, there are several, or its ``run.json`` is damaged.
@@ -126,16 +129,15 @@ def open_run(path: str | PathLike[str] | RemotePath) -> Run:
     path = find_place(path)
     if not path.is_dir():
         raise RecordError(f"{path} is not a folder; pass the log folder of a run")
-    if (path / RUN_FILE).is_file():
-        return Run(path, read_info(path / RUN_FILE))
-    found = sorted((file.parent for file in path.glob(f"*/{RUN_FILE}")), key=str)
+    found = find_runs(path)
     if not found:
         raise RecordError(
             f"no recorded run in {path}: it holds neither {RUN_FILE} nor a folder with one. A run "
             "with `SaliencyCallback(record=True)` writes it into its logger's folder"
         )
     if len(found) > 1:
-        names = ", ".join(str(folder) for folder in found)
+        names = ", ".join(str(folder) for folder in found[:_NAMED])
+        names += f" and {len(found) - _NAMED} more" * (len(found) > _NAMED)
         raise RecordError(f"{path} holds several recorded runs; pass one of {names}")
     return Run(found[0], read_info(found[0] / RUN_FILE))
 

@@ -35,7 +35,8 @@ from lightning_saliency.record.run import encode_thumbnails, observation_files, 
 from lightning_saliency.storage.files import MAX_TENSORS, move, write_whole
 from lightning_saliency.storage.places import Place
 
-SET_ASIDE = "set_aside"  # the folder for observations of abandoned branches of training
+SET_ASIDE = "set_aside"  # the folder for observations that a run does not continue
+_ABOUT_RUN = (RUN_FILE, PHOTOS_FILE, METRICS_FILE, VERDICT_FILE)
 
 
 class RunWriter:
@@ -59,23 +60,42 @@ class RunWriter:
         self._measures: dict[int, Numbers] = {}  # of observations that may be thinned out
         self._thinned: dict[int, Numbers] = {}  # of those that were
 
-    def begin(self, info: RunInfo, photos: Tensor, *, after: int) -> None:
-        """Start the record of a run, and clear away files that do not belong to it.
+    def begin(self, info: RunInfo, photos: Tensor, *, after: int) -> Place | None:
+        """Start the record of a run, and set aside observations that do not belong to it.
+
+        If none of the recorded observations stays, the folder that they are moved to becomes a
+        record of its own, with copies of the files about the run.
 
         Args:
             info: The facts that are known so far.
             photos: Thumbnails of the probe, ``(N, h, w, 3)`` uint8.
             after: The step of the last observation that this run continues from; -1 if there is
-                none. Later observations belong to an abandoned branch and are set aside.
+                none. Later observations belong to an abandoned branch and are set aside, and so
+                are all that were made with another probe: only one can be described in the folder.
+
+        Returns:
+            The folder that observations were moved to; ``None`` if there were none to move.
         """
         # A process that was killed while writing leaves such a partial file behind.
         for part in self.folder.glob(".*.part"):
             part.unlink(missing_ok=True)
-        self._set_aside([p for p in observation_files(self.folder) if read_step(p) > after])
+        if not self._has_probe_of(info):
+            after = -1
+        aside = self._set_aside(after)
         self._resume_metrics(after)
         (self.folder / VERDICT_FILE).unlink(missing_ok=True)  # It is about what was set aside.
         write_whole(self.folder / PHOTOS_FILE, encode_thumbnails(photos))
         self._write(info)
+        return aside
+
+    def _has_probe_of(self, info: RunInfo) -> bool:
+        """Whether observations in the folder can be read together with those of ``info``."""
+        try:
+            recorded = read_info(self.folder / RUN_FILE)
+        except RecordError:  # It is missing or damaged, and says nothing against it.
+            return True
+        same_regions = recorded.areas.keys() == info.areas.keys()
+        return recorded.fingerprint == info.fingerprint and same_regions
 
     def join(self, info: RunInfo, photos: Tensor) -> bool:
         """Continue the record of a run that has ended, or begin one if the folder has none.
@@ -174,14 +194,24 @@ class RunWriter:
         write_whole(self.folder / RUN_FILE, encode_run(info))
         self._info = info
 
-    def _set_aside(self, paths: Sequence[Place]) -> None:
+    def _set_aside(self, after: int) -> Place | None:
+        """Move the observations later than ``after`` to a new folder, and return it."""
+        known = observation_files(self.folder)
+        paths = [path for path in known if read_step(path) > after]
         if not paths:
-            return
+            return None
         taken = [int(p.name) for p in (self.folder / SET_ASIDE).glob("*") if p.name.isdecimal()]
         aside = self.folder / SET_ASIDE / str(max(taken, default=0) + 1)
         aside.mkdir(parents=True)
+        if len(paths) == len(known):
+            # These files are about to be replaced. They are copied first, so that observations
+            # have theirs next to them at any time.
+            for path in (self.folder / name for name in _ABOUT_RUN):
+                if path.is_file():
+                    write_whole(aside / path.name, path.read_bytes())
         for path in paths:
             move(path, aside / path.name)
+        return aside
 
 
 def _superfluous(paths: Sequence[Place], keep: int) -> list[Place]:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from lightning_saliency.errors import RecordError
 from lightning_saliency.record.facts import RUN_FILE
+from lightning_saliency.record.finding import SKIPPED
 from lightning_saliency.viewer.record import Record, is_file_of_record
 
 _REMOTE = re.compile(r"[a-zA-Z][0-9a-zA-Z.+-]*://")
-_SKIPPED = frozenset(("checkpoints", "wandb", "mlruns", "set_aside", "node_modules"))
 _DEPTH = 8  # folders below a log folder
 _EVERY = 5.0  # seconds from one look at the disk to the next
 _PATIENCE = 0.3  # seconds that a question waits for the first look to end
@@ -106,7 +106,7 @@ def _walk(folder: Path, depth: int, above: frozenset[tuple[int, int]]) -> Iterat
     if RUN_FILE in files and any(map(is_file_of_record, files)):
         yield folder
     for name, is_folder in known if depth else ():
-        if is_folder and not name.startswith(".") and name not in _SKIPPED:
+        if is_folder and not name.startswith(".") and name not in SKIPPED:
             yield from _walk(folder / name, depth - 1, above | {here})
 
 

@@ -6,9 +6,10 @@ import atexit
 import tempfile
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
 from lightning_saliency.errors import RecordError
-from lightning_saliency.record.facts import RUN_FILE
+from lightning_saliency.record.finding import find_runs
 from lightning_saliency.storage.files import MAX_TENSORS, safe_name
 from lightning_saliency.storage.places import RemotePath, find_place
 
@@ -30,8 +31,7 @@ def as_local(folder: str | PathLike[str]) -> Path:
     place = find_place(folder)
     if isinstance(place, Path):
         return place.expanduser().resolve()
-    inside = (place / RUN_FILE).is_file()
-    found = [place] if inside else [file.parent for file in place.glob(f"*/{RUN_FILE}")]
+    found = cast("list[RemotePath]", find_runs(place))
     if not found:
         raise RecordError(
             f"no recorded run in {place}; pass the log folder of one run. A run with "
@@ -40,11 +40,12 @@ def as_local(folder: str | PathLike[str]) -> Path:
     home = tempfile.TemporaryDirectory(prefix="lightning-saliency-")
     atexit.register(home.cleanup)
     # Runs are named by their folders, so the copy lies in folders of the same names.
-    log_folder = place.parent if inside else place
+    log_folder = place.parent if found == [place] else place
     names = [part for part in log_folder.path.split("/") if part]
     copy = Path(home.name).resolve().joinpath(*map(safe_name, names))
     for record in found:
-        _copy_files(record, copy / safe_name(record.name))
+        inside = record.path.removeprefix(log_folder.path).strip("/")
+        _copy_files(record, copy.joinpath(*map(safe_name, inside.split("/"))))
     return copy
 
 

@@ -103,15 +103,18 @@ PASS, with warnings  v3, against 1 good run
   warn  moved_mass  0.055  at most 0.223  (a rule of thumb: one good run has no spread)
   2 images left out: their maps are all zero or not finite, here or in a good run
   What grew: row 1, column 8 of the 8×8 grid, from 2.0% to 30.0% of the gradient
-  Hiding it does not lower the probability of the label: 0.900 with it, 0.950 without"""
+  Hiding it does not lower the probability of the label: 0.900 with it, 0.950 without
+  This is not an all-clear: the model may rely on it together with other places, or on a cue that \
+is elsewhere. Look at the maps"""
     )
 
 
 def test_a_profile_that_shifts_everywhere_is_told_from_a_place_that_grew():
     scattered = Growth(None, 0, 7, 0.02, 0.03, scattered=True)
     assert describe_growth(scattered) == (
-        "no one place: the whole profile shifted, as after a change of recipe or by a cue without "
-        "a place (most: row 1, column 8 of the 8×8 grid, from 2.0% to 3.0% of the gradient)"
+        "no one place: the whole profile shifted, as after a change of recipe, or by a cue at "
+        "several places or without a place (most: row 1, column 8 of the 8×8 grid, from 2.0% to "
+        "3.0% of the gradient)"
     )
     words = "row 1, column 8 of the 8×8 grid, from 2.0% to 3.0% of the gradient"
     assert describe_growth(replace(scattered, scattered=False)) == words

@@ -30,6 +30,7 @@ from lightning_saliency.cli.tables import compare_runs, describe_run
 from lightning_saliency.record.run import open_run
 from lightning_saliency.record.writer import RunWriter
 from lightning_saliency.storage.files import safe_name
+from lightning_saliency.testing import assert_attention
 from lightning_saliency.viewer import bundle
 
 COMMANDS = ("reference", "check", "approve", "diff", "show", "report")
@@ -244,12 +245,31 @@ def test_a_reference_is_made_used_and_replaced(place, capsys):
     assert [(h.reason, h.runs) for h in made.history] == [("they are good", 3)]
 
 
+def test_every_command_takes_the_folder_that_holds_the_log_folder(place, capsys):
+    """As with Lightning's own loggers, which add `version_0`."""
+    for name in ("good_0", "good_1", "good_2", "bad"):
+        Path("logs", name).mkdir(parents=True)
+        Path(name).rename(Path("logs", name, "version_0"))
+    good = [f"logs/good_{seed}" for seed in range(3)]
+    assert run(capsys, "reference", *good, "-o", "made")[0] == 0
+    assert run(capsys, "check", good[0], "--reference", "made")[0] == 0
+    assert run(capsys, "check", "logs/bad", "--reference", "made")[0] == 1
+    assert run(capsys, "diff", good[0], "logs/bad")[0] == 0
+    assert run(capsys, "show", good[1])[0] == 0
+    assert run(capsys, "report", *good, "-o", "page.html")[0] == 0
+    approve = ["approve", "logs/bad", "--reference", "made", "--reason", "it is meant"]
+    assert run(capsys, *approve)[0] == 0
+    assert len(Reference.from_runs(good).runs) == 3
+    assert_attention(good[0], Reference.from_runs(good))
+
+
 def test_a_check_never_creates_a_reference(place, capsys):
+    remedy = "make one: lightning-saliency reference RUN RUN RUN -o absent"
     code, told, _ = run(capsys, "check", "new", "--reference", "absent")
-    assert (code, told) == (3, "NO REFERENCE  new: there is none in absent\n")
+    assert (code, told) == (3, f"NO REFERENCE  new: there is none in absent; {remedy}\n")
     code, _, told = run(capsys, "approve", "new", "--reference", "absent", "--reason", "x")
     assert code == 3
-    assert "Make one with `lightning-saliency reference`" in told
+    assert told == f"lightning-saliency: there is no reference in absent; {remedy}\n"
     assert not Path("absent").exists()
 
 
@@ -259,6 +279,7 @@ def test_runs_that_cannot_be_compared(place, capsys):
         code, out, told = run(capsys, *arguments)
         assert (code, out) == (4, "")
         assert "cannot be compared: their probes differ" in told
+        assert "pass `ProbeBatch.load('probe.safetensors')` to each" in told
 
 
 def test_a_run_of_another_probe_without_the_masks_is_not_comparable_either(place, capsys):
@@ -531,7 +552,7 @@ def test_report_replaces_a_report(place, capsys):
         (
             ("new", "-o", "r.html", "--reference", "absent"),
             3,
-            "there is no reference in absent. Make one with `lightning-saliency reference`",
+            "there is no reference in absent; make one: lightning-saliency reference RUN RUN RUN",
         ),
         *(
             (

@@ -420,6 +420,12 @@ PROBES = [
         r"pass `images.transpose\(1, 2\)`, with `forward=lambda",
     ),
     Case("`mean` in words", of(mean="imagenet", std="imagenet"), TypeError, "must be numbers"),
+    Case(
+        "`mean` and `std` of images in [0, 255]",
+        lambda _: ProbeBatch(IMAGES, mean=123, std=58).displayed(),
+        SaliencyWarning,
+        r"divide those for images in \[0, 255\] by 255",
+    ),
     Case("a `std` that is NaN", of(mean=0.5, std=float("nan")), ValueError, "one finite value"),
     Case("a name twice", of(names=["cat", "cat"]), ValueError, "Number the duplicates"),
     Case("a name too few", of(names=["cat"]), ValueError, "images are named by number"),

@@ -14,6 +14,8 @@ from lightning_saliency.errors import RecordError
 from lightning_saliency.record.observation import encode_observation
 from lightning_saliency.record.run import OBSERVATION_FILE, open_run, read_info, read_thumbnails
 from lightning_saliency.record.writer import RunWriter
+from lightning_saliency.storage.files import write_whole
+from lightning_saliency.storage.places import find_place
 
 
 def test_facts_and_thumbnails_are_read_as_they_were_written(tmp_path):
@@ -60,6 +62,33 @@ def test_a_folder_without_a_run_and_one_with_several_are_refused(tmp_path):
         open_run(tmp_path)
     with pytest.raises(RecordError, match="holds no observations yet"):
         open_run(tmp_path / "a").last()
+
+
+@pytest.mark.parametrize("store", ["", "memory://"])
+def test_the_only_run_in_the_folder_of_a_log_folder_is_found(store, tmp_path):
+    """Lightning's loggers add a folder such as `version_0` to the one that users pass."""
+    good = find_place(f"{store}{tmp_path}/good")
+    record(good / "version_0")
+    # None of these holds a run of its own.
+    for other in ("checkpoints", ".git", "set_aside", "wandb"):
+        record(good / other)
+    write_whole(good / "export" / "model" / "run.json", b"{}")
+    write_whole(good / "hparams.yaml", b"")
+    run = open_run(good)
+    assert str(run.folder) == str(good / "version_0" / "saliency")
+    record(good / "one" / "too" / "deep")
+    assert open_run(good) == run
+    for name in "cab":
+        record(good / name)
+    with pytest.raises(RecordError) as caught:
+        open_run(good)
+    named = ", ".join(str(good / name / "saliency") for name in "abc")
+    assert str(caught.value) == (
+        f"{good} holds several recorded runs; pass one of {named} and 1 more"
+    )
+    # The nearest run counts: a log folder may hold those of further callbacks or sweeps.
+    record(good)
+    assert str(open_run(good).folder) == str(good / "saliency")
 
 
 RUNS: list[Any] = [

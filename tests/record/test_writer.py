@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import info, observation, photos
+from records import IMAGES, info, observation, photos
 from stores import FaultyStore, answer_late, break_off, failing, leave_out, refuse
 
 from lightning_saliency.errors import RecordError
@@ -86,6 +86,53 @@ def test_an_abandoned_branch_is_set_aside_and_not_mixed_in(folder):
     assert steps(folder / "set_aside" / "1") == [10, 15]
     RunWriter(folder).begin(info(), photos(), after=5)
     assert steps(folder / "set_aside" / "2") == [11]
+
+
+OTHER_PROBES: list[Any] = [
+    pytest.param({"fingerprint": "e" * 64}, id="images"),
+    pytest.param({"areas": {"object": 0.25}}, id="regions"),
+]
+
+
+@pytest.mark.parametrize("changed", OTHER_PROBES)
+def test_a_record_of_another_probe_is_set_aside_whole(changed, folder):
+    """A run that is resumed with another probe would make files unreadable that it leaves there."""
+    writer = RunWriter(folder)
+    writer.begin(info(), photos(), after=-1)
+    for step in (0, 5):
+        writer.add(observation(step=step))
+    writer.note_metrics(5, {"val_acc": 0.5})
+    writer.note_verdict(b"{}")
+    aside = RunWriter(folder).begin(info(**changed), photos(), after=5)
+    assert aside == folder / "set_aside" / "1"
+    assert steps(folder) == []
+    assert names(folder) == ["photos.safetensors", "run.json", "set_aside"]
+    earlier = open_run(aside)
+    assert earlier.info == info()
+    assert [earlier.observation(step).step for step in earlier.steps()] == [0, 5]
+    assert earlier.metrics() == {5: {"val_acc": 0.5}}
+    assert len(earlier.photos()) == IMAGES
+    assert (aside / "verdict.json").read_bytes() == b"{}"
+
+
+def test_a_record_is_gone_on_with_if_only_its_rule_or_its_facts_differ(folder):
+    writer = RunWriter(folder)
+    writer.begin(info(), photos(), after=-1)
+    writer.add(observation(step=5))
+    for changed in ({"reduce": "max"}, {"seed": 8}, {"settings": {"targets": "all"}}):
+        assert RunWriter(folder).begin(info(**changed), photos(), after=5) is None
+        assert open_run(folder).last().step == 5
+
+
+def test_an_abandoned_record_keeps_what_its_observations_need(folder):
+    """A second fit into a folder replaces the files about the run."""
+    writer = RunWriter(folder)
+    writer.begin(info(seed=1), photos(), after=-1)
+    writer.add(observation(step=5))
+    aside = RunWriter(folder).begin(info(seed=2), photos(), after=-1)
+    assert open_run(aside).info.seed == 1
+    assert open_run(aside).last().step == 5
+    assert open_run(folder).info.seed == 2
 
 
 def test_partial_files_of_a_killed_process_are_cleared_away(folder):

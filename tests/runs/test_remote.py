@@ -138,6 +138,20 @@ def test_a_resumed_run_goes_on_in_its_folder_and_sets_the_other_branch_aside(url
     assert [read_step(path) for path in aside.glob("*")] == [9]
 
 
+def test_the_record_of_another_probe_is_set_aside_whole(url):
+    kept = find_place(url) / "kept"
+    keep = ModelCheckpoint(str(kept), save_top_k=-1)
+    fit(url, callback(), keep, logger=CSVLogger(url, version="x"), enable_checkpointing=True)
+    path = str(kept / max(names(kept)))
+    other = callback(probe=probe(), targets="label")
+    aside = find_place(url).joinpath("lightning_logs", "x", "saliency", "set_aside", "1")
+    with pytest.warns(SaliencyWarning, match=re.escape(f"They are now in {aside}")):
+        fit(url, other, logger=CSVLogger(url, version="x"), max_epochs=3, ckpt_path=path)
+    assert whole(open_run(f"{url}/lightning_logs/x")) == [14]
+    assert whole(open_run(aside)) == [0, 4, 9]
+    assert len(open_run(aside).photos()) == 1
+
+
 # --- read back
 
 
@@ -171,7 +185,10 @@ def test_every_command_takes_urls(runs, capsys):
     assert f"there already is a reference in {shown}/reference" in capsys.readouterr().err
     assert main(["check", good[0], "--reference", f"{runs}/none"]) == 3
     assert main(["show", runs]) == 2
-    assert f"no recorded run in {shown}" in capsys.readouterr().err
+    several = f"{shown} holds several recorded runs; pass one of {shown}/bad/saliency, "
+    assert several in capsys.readouterr().err
+    assert main(["show", reference]) == 2
+    assert f"no recorded run in {shown}/reference" in capsys.readouterr().err
     assert main(["show", f"{runs}/absent"]) == 2
     assert f"{shown}/absent is not a folder" in capsys.readouterr().err
 
@@ -335,5 +352,9 @@ def test_a_report_of_a_remote_run_is_written(url, tmp_path, capsys):
         assert main(["report", folder, "-o", str(page)]) == 0
         assert "version_0" in capsys.readouterr().out
         assert page.stat().st_size > 10_000
+    # Two runs, in the folder that holds their log folders.
+    fit(url, callback(), logger=CSVLogger(url), max_epochs=1)
+    assert main(["report", f"{url}/lightning_logs", "-o", str(page)]) == 0
+    assert re.findall(r"version_\d", capsys.readouterr().out) == ["version_0", "version_1"]
     assert main(["report", f"{url}/nothing", "-o", str(page)]) == 2
     assert re.search("no recorded run in|is not a folder", capsys.readouterr().err)

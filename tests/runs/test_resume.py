@@ -31,9 +31,11 @@ from training import (
 )
 
 from lightning_saliency import AttentionCheck, ProbeBatch, SaliencyCallback, SaliencyError
+from lightning_saliency.cli import main
 from lightning_saliency.errors import SaliencyWarning
 from lightning_saliency.lightning import SaliencyCallback as NewCallback
 from lightning_saliency.record.run import OBSERVATION_FILE, RUN_FILE, open_run
+from lightning_saliency.viewer.report import open_records
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
@@ -124,6 +126,72 @@ def test_another_probe_begins_again_and_says_so(tmp_path):
     with pytest.warns(SaliencyWarning, match=message):
         fit(tmp_path / "2", other, max_epochs=3, ckpt_path=path)
     assert seen(other) == [("epoch 2", 14)]
+
+
+def probe_of(count: int, *, alike: bool = False) -> ProbeBatch:
+    """Some images; ``alike`` gives as many of the same classes, but others."""
+    data = Shapes(24, augment=False)
+    return ProbeBatch.from_dataset(data, indices=range(count + 8 * alike)[-count:])
+
+
+def assert_readable(run: Any) -> None:
+    """Everything in the folder can be read: by the commands, and for the page."""
+    assert [run.observation(step).step for step in run.steps()]
+    assert len(run.photos()) == len(run.info.images)
+    assert main(["show", str(run.folder)]) == 0
+    (record,) = open_records([str(run.folder)])
+    assert record.index()["unreadable"] == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [pytest.param(probe_of(2), id="count"), pytest.param(probe_of(4, alike=True), id="images")],
+)
+def test_the_record_of_another_probe_is_set_aside_and_stays_readable(other, tmp_path):
+    path = at_epoch_ends(tmp_path, callback(probe=probe_of(4)))
+    aside = tmp_path / "first" / "saliency" / "set_aside" / "1"
+    with pytest.warns(SaliencyWarning) as caught:
+        fit(tmp_path / "first", callback(probe=other), max_epochs=3, ckpt_path=path)
+    moved = f"held observations that this run does not continue. They are now in {aside}"
+    assert f"{aside.parent.parent} {moved}" in [str(w.message) for w in caught]
+    run, before = open_run(tmp_path / "first"), open_run(aside)
+    assert (run.steps(), before.steps()) == ([14], [0, 4, 9])
+    assert len(before.info.images) == 4
+    assert_readable(run)
+    assert_readable(before)
+    reference = tmp_path / "attention"
+    assert main(["reference", str(run.folder), "-o", str(reference)]) == 0
+    assert main(["check", str(run.folder), "--reference", str(reference)]) == 0
+    assert main(["check", str(before.folder), "--reference", str(reference)]) == 4
+
+
+@pytest.mark.parametrize("then", [{"targets": "all"}, {"rule": ("gradient", "deconvnet")}])
+def test_a_record_goes_on_readably_with_other_rules_or_targets(then, tmp_path):
+    path = at_epoch_ends(tmp_path, callback(probe=probe_of(4)))
+    with pytest.warns(SaliencyWarning, match="begin again with"):
+        fit(
+            tmp_path / "first",
+            callback(probe=probe_of(4), **then),
+            max_epochs=3,
+            ckpt_path=path,
+        )
+    run = open_run(tmp_path / "first")
+    assert run.steps() == [0, 4, 9, 14]
+    assert not (run.folder / "set_aside").exists()
+    assert_readable(run)
+
+
+def test_what_a_second_fit_sets_aside_is_named(tmp_path, caplog):
+    with caplog.at_level("INFO", "pytorch_lightning"):
+        fit(tmp_path, callback(), max_epochs=1)
+        assert not [message for message in caplog.messages if "set_aside" in message]
+        fit(tmp_path, callback(), max_epochs=1)
+    folder = tmp_path / "saliency"
+    (said,) = [message for message in caplog.messages if "set_aside" in message]
+    assert said == (
+        f"{folder} held observations that this run does not continue. They are now in "
+        f"{folder / 'set_aside' / '1'}"
+    )
 
 
 def test_other_targets_do_not_break_the_film_strips(tmp_path):

@@ -60,8 +60,8 @@ function makeGrowth(viewer, {growth, occluded}) {
     ? make(
         "p",
         {},
-        "No one place grew: the whole profile shifted, as after a change of recipe ",
-        "or by a cue without a place. What grew most:",
+        "No one place grew: the whole profile shifted, as after a change of recipe, ",
+        "or by a cue at several places or without a place. What grew most:",
       )
     : null;
   const place = growth.region ?? describeCell(growth);
