@@ -295,6 +295,7 @@ def add_observation(
         caption="untrained" if number == 0 else f"epoch {number - 1}",
         targets=targets.contiguous(),
         probabilities=probabilities.gather(1, targets),
+        predicted=logits.argmax(dim=1),
         maps={rule: normed if i == 0 else normed.abs() for i, rule in enumerate(rules)},
         peaks=dict.fromkeys(rules, peaks * (1 + number)),
         measured=measured,
