@@ -36,6 +36,7 @@ def run_info(name: str, meter: Meter, settings: Mapping[str, Any]) -> RunInfo:
         rule=meter.rule,
         reduce=meter.reduce,
         one_logit=meter.one_logit and not probe.multi_label,
+        multi_label=probe.multi_label,
         settings=settings,
         versions=_versions(),
         commit=_commit(),

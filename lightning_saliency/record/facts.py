@@ -35,6 +35,7 @@ class RunInfo:
         reduce: How maps are made of that gradient; see :func:`maps.masses`.
         one_logit: Whether the model has a single logit, which stands for class 1 against class 0;
             ``None`` if the file does not say it.
+        multi_label: Whether an image may have several true classes; likewise.
         settings: How the run was observed.
         versions: The version of each package.
         commit: The commit of the repository that the run was started in, with ``-dirty`` if there
@@ -54,6 +55,7 @@ class RunInfo:
     rule: str = "gradient"
     reduce: str = "square"
     one_logit: bool | None = None
+    multi_label: bool | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None

@@ -155,6 +155,9 @@ def pages(tmp_path_factory):
     make_run(folder / "other", shown=(5, 7), **{**ten, "images": 4})
     make_run(folder / "changing", shown=3, **ten)
     make_run(folder / "unlabelled", shown=SHOWN, unlabelled=True, **ten)
+    several = ((1, 2), (0,), (1,), (), (0, 2), (0, 1, 2))
+    predicted = {"probabilities": P, "predicted": torch.ones(6, dtype=torch.int64)}
+    records.record(folder / "several", told={"labels": several}, changed=predicted)
     # The file of an early version does not say what was predicted.
     for path in make_run(folder / "old", shown=SHOWN, **ten).glob("*/observation-*"):
         about, tensors = records.parts(path.read_bytes())
@@ -259,6 +262,17 @@ def test_without_labels_an_image_is_called_what_it_is_taken_for(report):
     assert viewer.text(".hint") == "predicted"
     viewer = report("unlabelled", show="wrong")
     assert "does not say" in viewer.text(".nothing")
+
+
+def test_of_several_labels_the_strongest_is_not_called_the_predicted_one(report):
+    viewer = report("several")
+    says = ["dog, cow", "✗ dog", "dog", "dog", "✗ dog", "cat, dog, cow"]
+    assert viewer.texts(".row .saying") == says
+    assert viewer.text(".hint") == "true class\nstrongest"
+    tile = viewer.frame.locator(".tile.predicted").first
+    assert "the strongest label" in tile.get_attribute("aria-label")
+    viewer.press("t").frame.locator("input[role=combobox]").click()
+    assert "the strongest label" in viewer.texts("[role=option]")
 
 
 def test_of_an_early_record_nothing_is_said_that_it_does_not_say(report):

@@ -74,9 +74,10 @@ function findMost({stageWidth}) {
 /** What the frame and the bold words mean. */
 function makeLegend(run) {
   if (run.slots === 1) return [describeOnlyMaps(run)];
+  const word = run.isMultiLabel ? "strongest" : "predicted";
   const truth = run.explainsTruth ? [make("span.key-true"), "true class"] : [];
   const isKnown = run.moments.some(({predicted}) => predicted.some((each) => each !== null));
-  return isKnown ? [...truth, make("span.key-predicted"), make("b", {}, "predicted")] : truth;
+  return isKnown ? [...truth, make("span.key-predicted"), make("b", {}, word)] : truth;
 }
 
 /** What the maps of a run are of that has one for each image. */
@@ -85,7 +86,7 @@ function describeOnlyMaps(run) {
     run.moments.every((_, m) => run.images.every((_, image) => find(m, image) === 0));
   if (isAlways((m, image) => run.trueSlot(m, image))) return "Maps of the true class";
   if (run.sameTargets) return `Maps of ${run.className(run.targets(0, 0)[0])}`;
-  return isAlways((m, image) => run.predictedSlot(m, image)) ? "Maps of the predicted class" : "";
+  return isAlways((m, image) => run.predictedSlot(m, image)) ? `Maps of ${run.predictedText}` : "";
 }
 
 /** The size of a tile, and how many rows stand next to one another. */

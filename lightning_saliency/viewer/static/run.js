@@ -21,6 +21,10 @@ export class Run {
     this.sparse = this.slots > MANY_CLASSES && !source.wholeObservations;
     this.perBlock = this.countPerBlock();
     this.explained = new Map(); // answers of `explains`
+    // Runs of early versions do not say it.
+    this.isMultiLabel = info.multi_label ?? this.images.some((_, i) => this.labels(i).length > 1);
+    // A model predicts any number of several labels, so that the strongest is called no more.
+    this.predictedText = this.isMultiLabel ? "the strongest label" : "the predicted class";
   }
 
   targets(m, image) {

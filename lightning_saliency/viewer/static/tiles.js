@@ -115,7 +115,7 @@ export class Tile {
       [this.lettered ? this.side.letter : "", this.name.textContent, percent(p)].join(" ").trim(),
       this.named ? "" : name,
       isTrue ? "the true class" : "",
-      isPredicted ? "the predicted class" : "",
+      isPredicted ? run.predictedText : "",
       run.peak(m, this.side.rule, this.image, slot) === null ? "not finite" : "",
       run.images[this.image],
       run.moments[m].caption,

@@ -198,7 +198,7 @@ export class Toolbar {
     this.cls.set(
       [
         ["label", label],
-        ...(state.view === "time" ? [["strongest", "the predicted class"]] : []),
+        ...(state.view === "time" ? [["strongest", run.predictedText]] : []),
         ...this.classes,
       ],
       state.cls,
