@@ -45,8 +45,8 @@ def read_predictions(
     elif _could_be_one_logit(facts, targets, predicted):
         return [None] * len(targets)
     # The class of a model whose output is not finite is the first one by chance.
-    finite = np.isfinite(probabilities).all(axis=1).tolist()
-    return [each if ok else None for each, ok in zip(predicted.tolist(), finite, strict=True)]
+    rows = zip(predicted.tolist(), probabilities, strict=True)
+    return [each if np.isfinite(row).all() else None for each, row in rows]
 
 
 def _read_recorded(file: TensorFile, images: int) -> Array:

@@ -23,7 +23,7 @@ export class Run {
     this.explained = new Map(); // answers of `explains`
     // Runs of early versions do not say it.
     this.isMultiLabel = info.multi_label ?? this.images.some((_, i) => this.labels(i).length > 1);
-    // A model predicts any number of several labels, so that the strongest is called no more.
+    // A model can predict any number of labels, or none, so the strongest is not called predicted.
     this.predictedText = this.isMultiLabel ? "the strongest label" : "the predicted class";
   }
 
