@@ -35,6 +35,8 @@ def run_info(name: str, meter: Meter, settings: Mapping[str, Any]) -> RunInfo:
         areas={region: float(mask.double().mean()) for region, mask in probe.masks.items()},
         rule=meter.rule,
         reduce=meter.reduce,
+        one_logit=meter.one_logit and not probe.multi_label,
+        multi_label=probe.multi_label,
         settings=settings,
         versions=_versions(),
         commit=_commit(),

@@ -33,6 +33,9 @@ class RunInfo:
         areas: For each region, the fraction of the images that it covers.
         rule: The rule of the gradient that is measured.
         reduce: How maps are made of that gradient; see :func:`maps.masses`.
+        one_logit: Whether the model has a single logit, which stands for class 1 against class 0;
+            ``None`` if the file does not say it.
+        multi_label: Whether an image may have several true classes; likewise.
         settings: How the run was observed.
         versions: The version of each package.
         commit: The commit of the repository that the run was started in, with ``-dirty`` if there
@@ -51,6 +54,8 @@ class RunInfo:
     areas: Numbers = field(default_factory=dict)
     rule: str = "gradient"
     reduce: str = "square"
+    one_logit: bool | None = None
+    multi_label: bool | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None

@@ -30,6 +30,7 @@ from lightning_saliency.record.metrics import METRICS_FILE, Numbers, read_metric
 from lightning_saliency.storage.decode import MISFITS, OBSERVATION_SCHEMA, check_schema, decode
 from lightning_saliency.storage.files import damaged
 from lightning_saliency.viewer.maps import LEVELS, Bytes, read_maps
+from lightning_saliency.viewer.predictions import read_predictions
 from lightning_saliency.viewer.tensors import Array, TensorFile, open_tensors
 from lightning_saliency.viewer.verdict import finite, read_verdict
 
@@ -49,8 +50,10 @@ class Moment:
         epoch: The epoch, from 0; -1 or 0 for the untrained model.
         caption: The moment in words.
         rules: The rules of the maps, in display order.
-        targets: ``(N, K)``, the class of each map.
+        targets: ``(N, K)``, the class of each map; class 1 if the model has a single logit.
         p: ``(N, K)``, the probability of each target; ``None`` if it is not finite.
+        predicted: The class that each of N images is taken for, explained or not; ``None`` if the
+            record does not say it.
         peaks: For each rule, ``(N, K)``, the largest magnitude of each map; likewise.
         measures: What was measured, by name.
         map: Height and width of the maps.
@@ -64,6 +67,7 @@ class Moment:
     rules: tuple[str, ...]
     targets: list[list[int]]
     p: list[list[float | None]]
+    predicted: list[int | None]
     peaks: Mapping[str, list[list[float | None]]]
     measures: Numbers
     map: tuple[int, int]
@@ -320,6 +324,9 @@ def _read_moment(file: TensorFile, facts: RunInfo, step: int, stamp: str) -> Mom
     height, width = sizes.pop()[2:]
     if height == 0 or width == 0:
         raise ValueError("its maps are empty")
+    predicted = read_predictions(file, facts, targets, probabilities)
+    if facts.one_logit:  # It is recorded as target 0, and stands for class 1.
+        targets = np.ones_like(targets)
     return Moment(
         step=step,
         epoch=header.epoch,
@@ -327,6 +334,7 @@ def _read_moment(file: TensorFile, facts: RunInfo, step: int, stamp: str) -> Mom
         rules=rules,
         targets=targets.tolist(),
         p=_round(probabilities, 4),
+        predicted=predicted,
         peaks={rule: _round(each, 4) for rule, each in peaks.items()},
         measures=header.measures,
         map=(height, width),

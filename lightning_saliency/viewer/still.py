@@ -53,11 +53,10 @@ def _draw_photo(facts: RunInfo, photos: Array | None, image: int) -> list[Tile]:
 
 def _draw_map(facts: RunInfo, moment: Moment, values: Array, image: int, column: int) -> Tile:
     target, p = moment.targets[image][column], moment.p[image][column]
-    strongest = max((each for each in moment.p[image] if each is not None), default=None)
     return Tile(
         colorize(values, _SIZE, "signed"),
         plain(facts.class_name(target)),
         "" if p is None else percent(p),
         framed=target in facts.true_classes(image),
-        strong=p is not None and p == strongest,
+        strong=target == moment.predicted[image],
     )

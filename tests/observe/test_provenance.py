@@ -39,6 +39,22 @@ def test_a_probe_without_labels_has_none():
     assert (found.labels, found.class_names) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("labels", "one_logit", "expected"),
+    [
+        (torch.tensor([0, 1]), True, (True, False)),
+        (torch.tensor([0, 1]), False, (False, False)),
+        (torch.tensor([[1, 1], [0, 1]]), False, (False, True)),
+        (None, True, (True, False)),
+    ],
+    ids=["one-logit", "several-logits", "several-labels", "unlabelled"],
+)
+def test_what_the_logits_stand_for(labels, one_logit, expected):
+    probe = ProbeBatch(torch.zeros(2, 1, 4, 4), labels)
+    found = run_info("saliency", Meter.for_probe(probe, 4, one_logit=one_logit), {})
+    assert (found.one_logit, found.multi_label) == expected
+
+
 def test_packages_and_the_time():
     found = facts()
     assert found.versions["torch"] == metadata.version("torch")

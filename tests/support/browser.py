@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -201,7 +202,7 @@ def make_run(
     *,
     images: int = 6,
     classes: int = 3,
-    shown: int | None = None,
+    shown: int | Sequence[int] | None = None,
     observations: int = 3,
     side: int = 16,
     rules: Sequence[str] = ("gradient",),
@@ -209,6 +210,7 @@ def make_run(
     names: Sequence[str] | None = None,
     per_epoch: int = 10,
     keep: int | None = None,
+    unlabelled: bool = False,
     **told: Any,
 ) -> Path:
     """Record a run of any size, and return its log folder.
@@ -221,7 +223,8 @@ def make_run(
         images: How many images.
         classes: How many classes the network has.
         shown: How many classes of each image are explained, the true one and others that change
-            from one observation to the next; all of them by default, in order.
+            from one observation to the next; or the classes themselves, the same for each image;
+            all of them by default, in order.
         observations: How many observations, of which the first is of the untrained network.
         side: Pixels per side of the maps.
         rules: The rules of the maps.
@@ -229,6 +232,7 @@ def make_run(
         names: Of the classes.
         per_epoch: Steps of an epoch.
         keep: How many observations are kept.
+        unlabelled: Whether the record leaves out the true classes.
         told: Facts about the run.
     """
     labels = [i % classes for i in range(images)]
@@ -244,7 +248,7 @@ def make_run(
     random = torch.Generator().manual_seed(seed)
     photos = torch.randint(256, (images, side, side, 3), generator=random, dtype=torch.uint8)
     writer = RunWriter(folder / "saliency", keep)
-    writer.begin(info, photos, after=-1)
+    writer.begin(replace(info, labels=None) if unlabelled else info, photos, after=-1)
     for number in range(observations):
         add_observation(writer, info, number, observations, side, rules, random, shown, per_epoch)
     writer.end({"val_acc": 0.9}, finished=told.get("finished", True))
@@ -259,7 +263,7 @@ def add_observation(
     side: int = 16,
     rules: Sequence[str] = ("gradient",),
     random: torch.Generator | None = None,
-    shown: int | None = None,
+    shown: int | Sequence[int] | None = None,
     per_epoch: int = 10,
 ) -> None:
     """Add an observation to a run of :func:`make_run`: number 0 is untrained, 1 is epoch 0."""
@@ -272,7 +276,9 @@ def add_observation(
     logits[torch.arange(count), strong] += 6 * number / max(1, of - 1)
     probabilities = logits.softmax(dim=1)
     targets = torch.arange(classes).expand(count, classes)
-    if shown is not None:
+    if isinstance(shown, Sequence):
+        targets = torch.tensor(shown).expand(count, len(shown))
+    elif shown is not None:
         rest = torch.rand(count, classes, generator=random)
         rest[torch.arange(count), labels] = 2
         targets = rest.argsort(dim=1, descending=True)[:, :shown]
@@ -295,6 +301,7 @@ def add_observation(
         caption="untrained" if number == 0 else f"epoch {number - 1}",
         targets=targets.contiguous(),
         probabilities=probabilities.gather(1, targets),
+        predicted=logits.argmax(dim=1),
         maps={rule: normed if i == 0 else normed.abs() for i, rule in enumerate(rules)},
         peaks=dict.fromkeys(rules, peaks * (1 + number)),
         measured=measured,

@@ -98,7 +98,9 @@ function makeHead(viewer, t) {
 function makeFilmRow(film, side, image, first, last) {
   const {viewer} = film;
   const {run} = side;
-  const options = {size: film.size, named: viewer.state.cls === "strongest"};
+  const {cls} = viewer.state;
+  const named = cls === "strongest" || (cls === "label" && !run.explainsTruth);
+  const options = {size: film.size, named};
   const photo = first || viewer.otherImages ? makePhoto(run, image, 110) : make("span.photo.ditto");
   const name = make("span.name", {}, run.labelText(image) || run.images[image]);
   const lead = make(

@@ -13,10 +13,17 @@ export function findImages(viewer) {
   const words = state.find.trim().toLowerCase();
   for (let image = 0; image < viewer.rowCount; image++) {
     if (state.view === "image") found.add(image);
+    // A row without a single map would only take the place of others.
+    else if (state.view === "time" && !isExplained(viewer, image)) continue;
     else if (state.show === "wrong" && !(m >= 0 && run.wrong(m, image))) continue;
     else if (!words || describeImage(run, m, image).includes(words)) found.add(image);
   }
   return found;
+}
+
+/** Whether any side has a map of an image for the class that was chosen. */
+export function isExplained({sides, state}, image) {
+  return sides.some(({run}) => image < run.images.length && run.explains(image, state.cls));
 }
 
 /** Everything that a search may be for: the name, the labels, and what it is taken for now. */

@@ -12,7 +12,7 @@ const GAP = 10; // pixels between tiles
 const CARD_GAP = 28; // pixels between rows that stand next to one another
 const FEW = 3; // up to this many classes, the sides of a comparison share a row
 
-/** The slots of an image that are shown: all, or the true class, a chosen one and the strongest. */
+/** The slots of an image that are shown: all, or the true, a chosen and the most probable ones. */
 export function findColumns(run, image, cls, most = MOST_COLUMNS) {
   const slots = Array.from({length: run.slots}, (_, slot) => slot);
   if (slots.length <= MOST_COLUMNS) return slots;
@@ -73,9 +73,20 @@ function findMost({stageWidth}) {
 
 /** What the frame and the bold words mean. */
 function makeLegend(run) {
-  if (run.slots === 1) return [run.info.labels ? "Maps of the true class" : ""];
-  const strongest = [make("span.key-strongest"), make("b", {}, "strongest")];
-  return run.info.labels ? [make("span.key-true"), "true class", ...strongest] : strongest;
+  if (run.slots === 1) return [describeOnlyMaps(run)];
+  const word = run.isMultiLabel ? "strongest" : "predicted";
+  const truth = run.explainsTruth ? [make("span.key-true"), "true class"] : [];
+  const isKnown = run.moments.some(({predicted}) => predicted.some((each) => each !== null));
+  return isKnown ? [...truth, make("span.key-predicted"), make("b", {}, word)] : truth;
+}
+
+/** What the maps of a run are of that has one for each image. */
+function describeOnlyMaps(run) {
+  const isAlways = (find) =>
+    run.moments.every((_, m) => run.images.every((_, image) => find(m, image) === 0));
+  if (isAlways((m, image) => run.trueSlot(m, image))) return "Maps of the true class";
+  if (run.sameTargets) return `Maps of ${run.className(run.targets(0, 0)[0])}`;
+  return isAlways((m, image) => run.predictedSlot(m, image)) ? `Maps of ${run.predictedText}` : "";
 }
 
 /** The size of a tile, and how many rows stand next to one another. */

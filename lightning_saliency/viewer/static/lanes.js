@@ -27,6 +27,16 @@ const RANKS = [
   /loss/i,
 ];
 
+// What the measures of this package mean, in plain words. Curves of the run have no such words.
+const MOVED = "the part of the measured gradient's profile, on an 8 × 8 grid, that";
+const MEANINGS = [
+  [/^drift\.first$/, `${MOVED} has moved since the first observation, 0 to 1`],
+  [/^drift\.previous$/, `${MOVED} has moved since the previous observation, 0 to 1`],
+  [/^moved_mass$/, `${MOVED} lies elsewhere than in good runs, 0 to 1`],
+  [/^image_moved_mass$/, "as moved_mass, but compared image by image"],
+  [/\.share$/, "the part of the measured gradient that lies inside this region, 0 to 1"],
+];
+
 /**
  * The lanes for the sides and the state of a viewer: those that were chosen, or what readers look
  * for first; also the `names` of all that could be drawn, and how many of them at `most`.
@@ -118,7 +128,8 @@ class Lane {
   }
 
   explain() {
-    const parts = [this.name];
+    const meaning = MEANINGS.find(([pattern]) => pattern.test(this.name))?.[1];
+    const parts = [meaning ? `${this.name}: ${meaning}` : this.name];
     if (this.finding) parts.push(`${this.finding.mark}: allowed ${boundsText(this.finding)}`);
     if (this.area !== undefined) parts.push(`dotted: ${percent(this.area)} of the area`);
     return parts.join("; ");

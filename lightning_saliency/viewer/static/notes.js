@@ -1,5 +1,6 @@
 // Sentences for the reader: what is missing, what cannot be compared, and how to begin.
 import {make} from "./elements.js";
+import {isExplained} from "./filters.js";
 import {count} from "./format.js";
 
 const EXAMPLE = `import pytorch_lightning as pl
@@ -52,7 +53,19 @@ export function findNotes(notice, runs, otherImages) {
 }
 
 /** Why no image is listed. */
-export function explainNothing({show, find}) {
+export function explainNothing(viewer) {
+  const {
+    state: {view, show, find},
+    sides: [{run, r}],
+    timeline,
+    t,
+  } = viewer;
+  const images = run.images.keys();
+  if (view === "time" && ![...images].some((image) => isExplained(viewer, image)))
+    return "This class was not explained for any image.";
+  const m = timeline.moment(r, t);
+  if (show === "wrong" && !(m >= 0 && run.canJudge(m)))
+    return "The record does not say which images are taken for a wrong class at this moment.";
   const found = find ? `No image is called “${find}”` : "No image";
   if (show === "wrong")
     return `${found} ${find ? "and" : "is"} taken for a wrong class at this moment.`;

@@ -20,6 +20,11 @@ export class Run {
     this.slots = Math.max(0, ...this.moments.map((_, m) => this.slotsAt(m)));
     this.sparse = this.slots > MANY_CLASSES && !source.wholeObservations;
     this.perBlock = this.countPerBlock();
+    this.explained = new Map(); // answers of `explains`
+    // Runs of early versions do not say it.
+    this.isMultiLabel = info.multi_label ?? this.images.some((_, i) => this.labels(i).length > 1);
+    // A model can predict any number of labels, or none, so the strongest is not called predicted.
+    this.predictedText = this.isMultiLabel ? "the strongest label" : "the predicted class";
   }
 
   targets(m, image) {
@@ -51,16 +56,33 @@ export class Run {
     return (this.moments[m].rules ?? this.rules).includes(rule);
   }
 
-  /** The slot with the largest probability. */
-  strongest(m, image) {
-    const p = this.probabilities(m, image);
-    return p.indexOf(Math.max(...p.filter((each) => each !== null)));
+  /** The class that an image is taken for, explained or not; null if the record does not say it. */
+  predicted(m, image) {
+    return this.moments[m].predicted[image];
   }
 
-  /** The class that an image is taken for, in words. */
+  /** The slot of the predicted class; -1 if it was not explained. */
+  predictedSlot(m, image) {
+    return this.targets(m, image).indexOf(this.predicted(m, image));
+  }
+
+  /** The class that an image is taken for, in words; empty if the record does not say it. */
   takenFor(m, image) {
-    if (this.strongest(m, image) < 0) return "–";
-    return this.className(this.targets(m, image)[this.strongest(m, image)]);
+    const predicted = this.predicted(m, image);
+    return predicted === null ? "" : this.className(predicted);
+  }
+
+  /** Whether it is known for any image if its predicted class is a true one. */
+  canJudge(m) {
+    const isKnown = (predicted, image) => predicted !== null && this.labels(image).length > 0;
+    return this.moments[m].predicted.some(isKnown);
+  }
+
+  /** Whether an image is taken for a class that is not a true one. */
+  wrong(m, image) {
+    const labels = this.labels(image);
+    const predicted = this.predicted(m, image);
+    return predicted !== null && labels.length > 0 && !labels.includes(predicted);
   }
 
   /** The first slot of a true class; -1 if none was explained. */
@@ -69,12 +91,34 @@ export class Run {
     return this.targets(m, image).findIndex((target) => labels.includes(target));
   }
 
-  /** Whether the strongest class is not a true one. One explained class cannot tell. */
-  wrong(m, image) {
-    const labels = this.labels(image);
-    const slot = this.strongest(m, image);
-    if (this.slotsAt(m) < 2 || !labels.length || slot < 0) return false;
-    return !labels.includes(this.targets(m, image)[slot]);
+  /**
+   * The slot of the class that the reader chose: "label" for the true one, "strongest" for the
+   * predicted one, or the number of a class; -1 if that was not explained.
+   */
+  findSlot(m, image, cls) {
+    if (cls === "strongest") return this.predictedSlot(m, image);
+    if (cls !== "label") return this.targets(m, image).indexOf(Number(cls));
+    const isLabelled = this.explainsTruth && this.labels(image).length > 0;
+    return isLabelled ? this.trueSlot(m, image) : 0;
+  }
+
+  /** Whether the true class of any image was explained at any moment. */
+  get explainsTruth() {
+    this.truthIsExplained ??= this.moments.some((_, m) =>
+      this.images.some((_, image) => this.trueSlot(m, image) >= 0),
+    );
+    return this.truthIsExplained;
+  }
+
+  /** Whether a chosen class of an image was explained at any moment. */
+  explains(image, cls) {
+    const key = `${image} ${cls}`;
+    if (!this.explained.has(key))
+      this.explained.set(
+        key,
+        this.moments.some((_, m) => this.findSlot(m, image, cls) >= 0),
+      );
+    return this.explained.get(key);
   }
 
   /** The peak of a map in logits per input unit; null if it has values that are not finite. */

@@ -110,11 +110,11 @@ function say(element, viewer, side, image) {
 }
 
 function sayingText(run, m, image, long) {
-  const slot = run.strongest(m, image);
   const name = run.takenFor(m, image);
-  const truth = run.labelText(image);
-  const chance = percent(run.probabilities(m, image)[slot]);
-  if (run.wrong(m, image)) return long ? `✗ taken for ${name}, ${chance}` : `✗ ${name}`;
-  if (long) return `${truth || name}, ${chance}`;
-  return truth || (run.slotsAt(m) > 1 ? name : run.images[image]);
+  // Only the probabilities of explained classes are recorded.
+  const slot = name ? run.predictedSlot(m, image) : run.trueSlot(m, image);
+  const chance = slot < 0 ? "" : `, ${percent(run.probabilities(m, image)[slot])}`;
+  if (run.wrong(m, image)) return long ? `✗ taken for ${name}${chance}` : `✗ ${name}`;
+  const right = run.labelText(image) || name;
+  return long ? `${right || "–"}${chance}` : right || run.images[image];
 }

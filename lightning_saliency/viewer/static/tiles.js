@@ -43,12 +43,9 @@ export class Tile {
   /** The slot of the class that is shown at moment m; -1 if that class was not explained. */
   slotAt(m) {
     const {run, rule} = this.side;
-    const {cls} = this.viewer.state;
     if (!run.has(m, rule)) return -1;
     if (this.slot !== null) return this.slot < run.slotsAt(m) ? this.slot : -1;
-    if (cls === "strongest") return run.strongest(m, this.image);
-    if (cls !== "label") return run.targets(m, this.image).indexOf(Number(cls));
-    return run.labels(this.image).length ? run.trueSlot(m, this.image) : 0;
+    return run.findSlot(m, this.image, this.viewer.state.cls);
   }
 
   shownAt(m) {
@@ -102,7 +99,7 @@ export class Tile {
     const target = run.targets(m, this.image)[slot];
     const name = run.className(target);
     const isTrue = run.labels(this.image).includes(target);
-    const strongest = run.strongest(m, this.image) === slot;
+    const isPredicted = run.predicted(m, this.image) === target;
     this.bar.style.transform = `scaleX(${p ?? 0})`;
     this.chance.textContent = percent(p);
     this.name.textContent = this.named ? name : "";
@@ -110,7 +107,7 @@ export class Tile {
     // Where an image has one map only, there is nothing to tell apart.
     classList.toggle("only", run.slots === 1);
     classList.toggle("true", isTrue && run.slots > 1);
-    classList.toggle("strongest", strongest && run.slots > 1);
+    classList.toggle("predicted", isPredicted && run.slots > 1);
     const t = this.at ?? this.viewer.t;
     classList.toggle("stale", !this.viewer.timeline.observed(this.side.r, t));
     this.describe(
@@ -118,7 +115,7 @@ export class Tile {
       [this.lettered ? this.side.letter : "", this.name.textContent, percent(p)].join(" ").trim(),
       this.named ? "" : name,
       isTrue ? "the true class" : "",
-      strongest ? "the strongest" : "",
+      isPredicted ? run.predictedText : "",
       run.peak(m, this.side.rule, this.image, slot) === null ? "not finite" : "",
       run.images[this.image],
       run.moments[m].caption,
@@ -129,7 +126,7 @@ export class Tile {
   writeAbsent(m) {
     this.name.textContent = "";
     this.chance.textContent = m < 0 ? "not yet" : "not explained";
-    this.element.classList.remove("true", "strongest", "stale");
+    this.element.classList.remove("true", "predicted", "stale");
     this.describe(this.chance.textContent, this.side.run.images[this.image]);
   }
 

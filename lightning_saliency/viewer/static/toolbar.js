@@ -193,11 +193,12 @@ export class Toolbar {
     this.image.value = state.image;
     // Of many classes, a chosen one gets a column among all images too.
     this.cls.element.hidden = !(state.view === "time" || run.sparse);
-    const label = state.view === "time" ? "the true class" : "true and strongest";
+    const ofTime = run.explainsTruth ? "the true class" : "the first explained class";
+    const label = state.view === "time" ? ofTime : "true and most probable";
     this.cls.set(
       [
         ["label", label],
-        ...(state.view === "time" ? [["strongest", "the strongest class"]] : []),
+        ...(state.view === "time" ? [["strongest", run.predictedText]] : []),
         ...this.classes,
       ],
       state.cls,
@@ -237,8 +238,11 @@ export class Toolbar {
   showCount(number) {
     const {viewer} = this;
     const all = viewer.rowCount;
+    const {view, show, find} = viewer.state;
+    const isFiltered = show === "wrong" || find.trim();
+    const why = view === "time" && !isFiltered ? " with maps of this class" : "";
     this.hint.replaceChildren(
-      ...(number < all ? [`${number} of ${count(all, "image")}`] : viewer.scene.hint),
+      ...(number < all ? [`${number} of ${count(all, "image")}${why}`] : viewer.scene.hint),
     );
   }
 }
@@ -248,14 +252,14 @@ function makeLine(kind, left, right) {
   return make(kind, {}, make("div.part", {}, left), make("div.part.right", {}, right));
 }
 
-/** `[value, name]` of each class; of classes with the same name, also the number. */
+/** `[value, name]` of each explained class; of classes with the same name, also the number. */
 function listClasses(run) {
-  const explained = () =>
-    new Set(run.moments.flatMap((_, m) => run.images.flatMap((_, image) => run.targets(m, image))));
-  const indices = run.info.class_names
-    ? run.info.class_names.keys()
-    : [...explained()].sort((a, b) => a - b);
-  const classes = [...indices].map((index) => [String(index), run.className(index)]);
+  const moments = run.info.targets ? run.moments.slice(0, 1) : run.moments;
+  const explained = new Set(
+    moments.flatMap((_, m) => run.images.flatMap((_, image) => run.targets(m, image))),
+  );
+  const indices = [...explained].sort((a, b) => a - b);
+  const classes = indices.map((index) => [String(index), run.className(index)]);
   const times = new Map();
   for (const [, name] of classes) times.set(name, (times.get(name) ?? 0) + 1);
   return classes.map(([index, name]) => [index, times.get(name) > 1 ? `${name} (${index})` : name]);

@@ -326,7 +326,7 @@ class Viewer {
   /** Say why the list is empty, if it is. */
   showNothing(empty) {
     this.nothing.hidden = !empty;
-    if (empty) this.nothing.textContent = explainNothing(this.state);
+    if (empty) this.nothing.textContent = explainNothing(this);
   }
 
   showCount(number) {
