@@ -132,5 +132,4 @@ def _is_plain(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks)
     backward = (module._backward_hooks, module._backward_pre_hooks)
     compiled = getattr(module, "_compiled_call_impl", None) is not None
-    scripted = isinstance(module, torch.jit.ScriptModule)
-    return not (any(hooks) or any(backward) or compiled or scripted)
+    return not (any(hooks) or any(backward) or compiled)

@@ -200,6 +200,33 @@ def _hooked() -> nn.Module:
     return model
 
 
+def _hooked_backward() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
+    model[0].register_full_backward_hook(lambda *_: None)
+    return model
+
+
+def _compiled_in_place() -> nn.Module:
+    model = nn.Conv2d(3, 3, 3)
+    model.compile(backend="eager")
+    return model
+
+
+def _own_weight() -> nn.Module:
+    class Weight(nn.Parameter):
+        """May do anything when it is used."""
+
+    model = nn.Conv2d(3, 3, 3)
+    model.weight = Weight(model.weight.detach())
+    return model
+
+
+class OwnScript(torch.jit.ScriptModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 3)
+
+
 def _shared() -> nn.Module:
     return nn.Conv2d(3, 3, 3).share_memory()
 
@@ -209,9 +236,12 @@ EXCLUDED: dict[str, Callable[[], nn.Module]] = {
     "no convolution": lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 3)),
     "a subclass": lambda: Own(3, 3, 3),
     "tied weights": _tied,
+    "a weight of a class of its own": _own_weight,
     "a hook": _hooked,
+    "a backward hook": _hooked_backward,
     "memory of several processes": _shared,
     "a script": lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())),
+    "a script of a class of its own": OwnScript,
     "a trace": lambda: torch.jit.trace(nn.Conv2d(3, 3, 3), IMAGES),
     "a parametrised weight": lambda: parametrizations.weight_norm(nn.Conv2d(3, 3, 3)),
     "data parallel": lambda: nn.DataParallel(nn.Conv2d(3, 3, 3)),
@@ -219,6 +249,7 @@ EXCLUDED: dict[str, Callable[[], nn.Module]] = {
     "half precision": lambda: nn.Conv2d(3, 3, 3).bfloat16(),
     "channels last already": lambda: nn.Conv2d(3, 3, 3).to(memory_format=torch.channels_last),
     "a compiled module": lambda: torch.compile(nn.Conv2d(3, 3, 3)),
+    "a module compiled in place": _compiled_in_place,
 }
 
 
