@@ -163,6 +163,35 @@ def test_state_is_given_back(kind: str):
         assert list(state.it) == [2, 3]
 
 
+class Watched(dict[str, Any]):
+    """Counts what is read from it and written to it."""
+
+    calls = 0
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        type(self).calls += 1
+        super().__setitem__(name, value)
+
+    def items(self) -> Any:
+        type(self).calls += 1
+        return super().items()
+
+    def clear(self) -> None:
+        type(self).calls += 1
+        super().clear()
+
+
+def test_methods_of_dictionaries_are_passed_by():
+    state = Watched(a=1)
+    explain(Moving(state, lambda s: dict.__setitem__(s, "a", 2)), IMAGES, rules=("gradient",))
+    assert (dict(state), Watched.calls) == ({"a": 1}, 0)
+
+
+def test_a_random_stream_without_a_state_does_not_stand_in_the_way():
+    model = Moving(random.SystemRandom(), lambda s: s.random())
+    assert explain(model, IMAGES, rules=("gradient",)).logits.shape == (3, 2)
+
+
 def test_an_iterator_in_a_set_does_not_stand_in_the_way():
     """Elsewhere copies stand in for iterators meanwhile; a set has no places for them."""
     counts = {itertools.count(3)}
