@@ -346,7 +346,9 @@ def test_large_data_are_neither_copied_nor_looked_through(monkeypatch: pytest.Mo
     assert items[0] == [1]
 
 
-@pytest.mark.parametrize("make", [np.zeros, torch.zeros, bytearray], ids=lambda make: str(make))
+@pytest.mark.parametrize(
+    "make", [np.zeros, torch.zeros, bytearray], ids=["array", "tensor", "bytes"]
+)
 def test_large_data_of_any_kind_are_not_copied(make, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(isolation, "_MOST_BYTES", 100)
     small, large = make(10), make(200)
