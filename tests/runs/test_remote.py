@@ -145,7 +145,8 @@ def test_the_record_of_another_probe_is_set_aside_whole(url):
     path = str(kept / max(names(kept)))
     other = callback(probe=probe(), targets="label")
     aside = find_place(url).joinpath("lightning_logs", "x", "saliency", "set_aside", "1")
-    with pytest.warns(SaliencyWarning, match=re.escape(f"They are now in {aside}")):
+    said = pytest.warns(SaliencyWarning, match=re.escape(f"They are now in {aside}"))
+    with said, csv_logger_that_goes_on():
         fit(url, other, logger=CSVLogger(url, version="x"), max_epochs=3, ckpt_path=path)
     assert whole(open_run(f"{url}/lightning_logs/x")) == [14]
     assert whole(open_run(aside)) == [0, 4, 9]
