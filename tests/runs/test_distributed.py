@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from matrix import Shapes, Touchy, differences, failing_check, probe
-from older import BEFORE_2_7, TORCH, skip_if_torch_is_unable
+from older import skip_if_torch_is_unable, torch_is_unable
 from paths import SUPPORT
 from pytorch_lightning.strategies import ModelParallelStrategy
 from records import RULE
@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("distributed")
     started = []
     for strategy, ways in WAYS.items():
-        if strategy in BEFORE_2_7 and TORCH < (2, 7):
+        if torch_is_unable(strategy):
             continue  # The tests of it are skipped.
         failing_check().reference.save(root / strategy / "reference")
         command = [sys.executable, str(SCRIPT), strategy, str(root / strategy), *ways]

@@ -1,8 +1,12 @@
-"""A small front end, for tests in which the real one does not matter."""
+"""A small front end for tests in which the real one does not matter; a browser for the others."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from browser import start_browser
 
 from lightning_saliency.viewer import bundle
 
@@ -31,3 +35,9 @@ def front(tmp_path, monkeypatch):
         (folder / name).write_text(text)
     monkeypatch.setattr(bundle, "STATIC", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with start_browser() as running:
+        yield running

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import training
-from browser import Viewer, add_observation, make_run, start_browser, write_verdict
+from browser import Viewer, add_observation, make_run, write_verdict
 from captum.attr import IntegratedGradients, LayerGradCam
 from tensorboard_server import serve
 
@@ -27,12 +27,6 @@ from lightning_saliency.viewer.report import build_report, open_records
 HOSTILE = ("<img src=x onerror=parent.pwned=1>", "</script><script>pwned=1</script>", "c" * 90)
 BOTH = ("guided_backprop", "gradient")
 REFRESH = "saliencyViewer.refresh()"  # what the tab does every few seconds by itself
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with start_browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import Viewer, make_run, start_browser, write_verdict
+from browser import Viewer, make_run, write_verdict
 from PIL import Image
 
 from lightning_saliency.draw.colours import colorize
@@ -23,12 +23,6 @@ from lightning_saliency.viewer.notebook import show
 from lightning_saliency.viewer.report import build_report, open_records
 
 HOSTILE = ("</script><script>pwned=1</script>", "<img src=x onerror=pwned=1>", "<!-- ]]>")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with start_browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

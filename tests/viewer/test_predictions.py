@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import records
 import torch
-from browser import Viewer, make_run, start_browser
+from browser import Viewer, make_run
 
 from lightning_saliency.draw.canvas import Tile
 from lightning_saliency.viewer import still
@@ -137,12 +137,6 @@ def test_the_still_picture_has_the_predicted_class_in_bold(tmp_path, monkeypatch
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with start_browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
